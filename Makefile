@@ -1,0 +1,54 @@
+# mailtriage: `make demo` shows it, `make test` proves it. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BUILDER ?= docker
+export UV_LINK_MODE ?= hardlink
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint test-cluster images lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
+
+demo: $(VENV)/.demo ## the whole line on this machine: train, approve, serve, sort a batch of mails (KEEP=1 leaves the servers up)
+	@$(BIN)/python -m pipelines demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.test lint ## lint, types and the whole test suite
+	@$(BIN)/python -m pytest --ignore tests/cluster
+
+lint: $(VENV)/.test ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test-cluster: $(VENV)/.test ## install, use and break the chart on the cluster that KUBECONFIG names
+	@$(BIN)/python -m pytest tests/cluster
+
+images: ## build the container images (BUILDER=docker, buildah or a path)
+	@for stage in serving training; do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:dev .; done
+
+lock: $(VENV)/bin/uv ## resolve the dependencies again, after a change in pyproject.toml
+	@requirements/lock
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist work *.egg-info
+
+$(VENV)/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "mailtriage needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is not there. Install it, or name one: make demo PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"mailtriage needs Python 3.11, 3.12 or 3.13; $(PYTHON) is {v[0]}.{v[1]}. Name another: make demo PYTHON=python3.12")'
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(VENV)/.demo: $(VENV)/bin/uv requirements/serve.txt requirements/train.txt requirements/pipelines.txt
+	@echo "installing what the demo needs ..."
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/serve.txt -r requirements/train.txt -r requirements/pipelines.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/uv requirements/test.txt
+	@echo "installing what the tests need ..."
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/test.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

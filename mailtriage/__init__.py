@@ -1,0 +1,1 @@
+"""Sorts customer e-mail."""
