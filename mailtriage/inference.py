@@ -1,0 +1,162 @@
+"""Inference in three phases: prepare (clean, tokenise), forward (an engine), finish (decode, decide)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mailtriage.bundle import Bundle
+from mailtriage.cleaning import Cleaned, clean
+from mailtriage.decoding import Decoded, Decoder, Logits
+from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
+from mailtriage.mail import Email
+
+IdArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Engine(Protocol):
+    """Runs the model: token ids in, logits out."""
+
+    def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:
+        """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Mails ready for an engine. `input_ids` has one unpadded array a mail; it is empty where no text is left."""
+
+    ids: tuple[str, ...]
+    cleaned: tuple[Cleaned, ...]
+    input_ids: tuple[TokenIds, ...]
+
+    @property
+    def answerable(self) -> list[int]:
+        """Positions of the mails that the engine must see."""
+        return [position for position, ids in enumerate(self.input_ids) if len(ids)]
+
+    def tensors(self) -> tuple[IdArray, IdArray]:
+        """`input_ids` and `attention_mask` of the answerable mails, padded."""
+        return pad([self.input_ids[position] for position in self.answerable])
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one mail, with the versions that it came from."""
+
+    id: str
+    decoded: Decoded
+    model_version: str
+    taxonomy_version: str
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object of the REST route."""
+        return {
+            "id": self.id,
+            "labels": {task: score.to_record() for task, score in self.decoded.labels.items()},
+            "decision": self.decoded.decision,
+            "alternatives": {
+                task: [score.to_record() for score in scores] for task, scores in self.decoded.alternatives.items()
+            },
+            "model_version": self.model_version,
+            "taxonomy_version": self.taxonomy_version,
+        }
+
+
+@dataclass(frozen=True)
+class Triage:
+    """The phases around the engine. It needs no model weights, so the serving transformer uses it alone."""
+
+    tokenizer: MailTokenizer
+    decoder: Decoder
+    model_version: str
+    taxonomy_version: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Triage:
+        """Open the bundle at `path`; raises what `Bundle.open` raises."""
+        return cls.from_bundle(Bundle.open(path))
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Triage:
+        return cls(bundle.tokenizer, bundle.decoder, bundle.model_version, bundle.taxonomy.version)
+
+    def prepare(self, mails: Sequence[Email]) -> Prepared:
+        """Phase one: clean and tokenise."""
+        return self.tokenise(mails, self.clean(mails))
+
+    def clean(self, mails: Sequence[Email]) -> list[Cleaned]:
+        """The first half of phase one."""
+        return [clean(mail.body, mail.subject) for mail in mails]
+
+    def tokenise(self, mails: Sequence[Email], cleaned: Sequence[Cleaned]) -> Prepared:
+        """The second half of phase one."""
+        segments = [
+            model_text(text.subject, text.text, mail.custodian_bank)
+            for mail, text in zip(mails, cleaned, strict=True)
+        ]
+        encoded = self.tokenizer.encode(segments)
+        empty = np.empty(0, dtype=np.int32)
+        input_ids = tuple(
+            ids if text.subject.strip() or text.text.strip() else empty
+            for ids, text in zip(encoded, cleaned, strict=True)
+        )
+        return Prepared(tuple(mail.id for mail in mails), tuple(cleaned), input_ids)
+
+    def finish(self, prepared: Prepared, logits: Mapping[str, Logits]) -> list[Prediction]:
+        """Phase three: `logits` (task -> array of shape (answerable mails, labels)) become one answer a mail."""
+        answers = [self.decoder.undecidable()] * len(prepared.ids)
+        if prepared.answerable:
+            for position, decoded in zip(prepared.answerable, self.decoder.decode(logits), strict=True):
+                answers[position] = decoded
+        return [
+            Prediction(mail_id, decoded, self.model_version, self.taxonomy_version)
+            for mail_id, decoded in zip(prepared.ids, answers, strict=True)
+        ]
+
+
+class OnnxEngine:
+    """Runs the bundle's ONNX export with ONNX Runtime on the CPU.
+
+    Args:
+        bundle: the opened bundle.
+        threads: threads of one forward pass; by default ONNX Runtime takes all cores that it may use.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(bundle.onnx_path), options, providers=["CPUExecutionProvider"]
+        )
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:
+        values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def predict(triage: Triage, engine: Engine, mails: Sequence[Email], batch_size: int = 32) -> list[Prediction]:
+    """All three phases on this machine; mails of similar length share a forward pass."""
+    prepared = triage.prepare(mails)
+    return triage.finish(prepared, forward_in_batches(engine, prepared, batch_size)) if mails else []
+
+
+def forward_in_batches(engine: Engine, prepared: Prepared, batch_size: int = 32) -> dict[str, Logits]:
+    """Phase two over any number of mails, shortest first so that little is padded; rows as in `answerable`."""
+    tokens = [prepared.input_ids[position] for position in prepared.answerable]
+    order = sorted(range(len(tokens)), key=lambda position: len(tokens[position]))
+    parts: dict[str, list[Logits]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = [tokens[position] for position in order[start : start + batch_size]]
+        for task, values in engine.forward(*pad(batch)).items():
+            parts.setdefault(task, []).append(values)
+    back = np.argsort(order)
+    return {task: np.concatenate(values)[back] for task, values in parts.items()}
