@@ -1,0 +1,319 @@
+"""The Helm chart: lint, values schema, what it renders, and its README. No cluster and no helm binary is needed."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+import mailtriage
+
+ROOT = Path(__file__).parent.parent
+CHART = ROOT / "charts" / "mailtriage"
+CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+MINIMAL: dict[str, Any] = {"bundle": {"storageUri": "pvc://bundles/current"}}
+
+Object = dict[str, Any]
+
+
+def rendered(values: Object, name: str = "mailtriage", namespace: str = "mail") -> list[Object]:
+    with helm.Chart.load(CHART) as chart:
+        manifests = chart.render(values, name=name, namespace=namespace)
+    texts = (text for path, text in manifests.items() if not path.endswith("NOTES.txt"))
+    return [item for text in texts for item in yaml.safe_load_all(text) if item]
+
+
+def of_kind(objects: list[Object], kind: str) -> list[Object]:
+    return [item for item in objects if item["kind"] == kind]
+
+
+def one(objects: list[Object], kind: str) -> Object:
+    (found,) = of_kind(objects, kind)
+    return found
+
+
+def components(objects: list[Object]) -> dict[str, Object]:
+    spec = one(objects, "InferenceService")["spec"]
+    return {name: spec[name] for name in ("predictor", "transformer")}
+
+
+def pod_specs(objects: list[Object]) -> list[Object]:
+    return [*components(objects).values(), *(pod["spec"] for pod in of_kind(objects, "Pod"))]
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=CI_VALUES, ids=lambda path: path.stem)
+def ci_values(request: pytest.FixtureRequest) -> Object:
+    values: Object = yaml.safe_load(request.param.read_text(encoding="utf-8"))
+    return values
+
+
+def test_chart_passes_strict_lint(ci_values: Object) -> None:
+    report = helm.lint(CHART, ci_values, strict=True)
+
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+def test_chart_version_follows_the_package() -> None:
+    with helm.Chart.load(CHART) as chart:
+        assert chart.metadata["appVersion"] == mailtriage.__version__
+
+
+def test_readme_is_made_from_values() -> None:
+    script = load_script(ROOT / "charts" / "readme.py")
+
+    assert (CHART / "README.md").read_text(encoding="utf-8") == script.readme(), "run: python charts/readme.py"
+
+
+def test_a_value_without_description_is_refused() -> None:
+    script = load_script(ROOT / "charts" / "readme.py")
+
+    with pytest.raises(ValueError, match=r"'image\.tag' has no"):
+        list(script.documented_values('image:\n  # -- Image\n  repository: a\n  tag: ""\n'))
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"bundel": {"storageUri": "s3://models/3"}}, "bundel"),
+        ({"bundle": {"storageUri": "s3://models/3", "uri": "x"}}, "uri"),
+        ({"bundle": {"storageUri": "/srv/bundle"}}, "storageUri"),
+        ({"image": {"digest": "latest"}}, "digest"),
+        ({"predictor": {"replicas": 0}}, "replicas"),
+        ({"predictor": {"resources": {"limits": {"cpu": "much"}}}}, "cpu"),
+        ({"limits": {"maxBatch": "256"}}, "maxBatch"),
+        ({"gateway": {"port": 70000}}, "port"),
+        ({"apiKeys": {"secretName": ""}}, "secretName"),
+        ({"apiKeys": {"crm": "a-key-in-values"}}, "crm"),
+    ],
+)
+def test_schema_names_the_wrong_value(values: Object, complaint: str) -> None:
+    with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmValuesError, match=complaint):
+        chart.validate_schema({**MINIMAL, **values})
+
+
+def test_schema_knows_every_value_and_no_other() -> None:
+    def keys(schema: Object, definitions: Object) -> Object:
+        if "$ref" in schema:
+            schema = definitions[schema["$ref"].rsplit("/", 1)[1]]
+        return {name: keys(part, definitions) for name, part in schema.get("properties", {}).items()}
+
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    known = keys(schema, schema["definitions"])
+    known.pop("global")  # Helm's own
+
+    assert known.keys() == defaults.keys()
+    for name, parts in known.items():
+        if parts:
+            assert parts.keys() == defaults[name].keys(), name
+
+
+def test_rendering_without_a_bundle_says_what_is_missing() -> None:
+    with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmError, match=r"bundle\.storageUri is needed"):
+        chart.render({}, name="mailtriage", namespace="mail")
+
+
+def test_pods_are_as_restricted_as_pod_security_asks(ci_values: Object) -> None:
+    for spec in pod_specs(rendered(ci_values)):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert (
+                container["resources"]["requests"].keys()
+                == container["resources"]["limits"].keys()
+                == {"cpu", "memory"}
+            )
+        for volume in spec["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+
+
+def test_servers_get_no_token_of_the_api_server(ci_values: Object) -> None:
+    objects = rendered(ci_values)
+
+    assert all(spec["automountServiceAccountToken"] is False for spec in components(objects).values())
+    assert all(account["automountServiceAccountToken"] is False for account in of_kind(objects, "ServiceAccount"))
+
+
+def test_role_of_helm_test_reads_one_gateway_and_nothing_else(ci_values: Object) -> None:
+    objects = rendered(ci_values)
+
+    (rule,) = one(objects, "Role")["rules"]
+
+    assert rule == {
+        "apiGroups": ["gateway.networking.k8s.io"],
+        "resources": ["gateways"],
+        "resourceNames": [one(objects, "Gateway")["metadata"]["name"]],
+        "verbs": ["get"],
+    }
+    assert of_kind(objects, "ClusterRole") == of_kind(objects, "ClusterRoleBinding") == []
+
+
+def test_inference_service_is_cluster_local_in_standard_mode(ci_values: Object) -> None:
+    metadata = one(rendered(ci_values), "InferenceService")["metadata"]
+
+    assert metadata["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    assert metadata["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+
+
+def test_both_servers_get_the_bundle() -> None:
+    for component in components(rendered(MINIMAL)).values():
+        (container,) = component["containers"]
+        assert {"name": "STORAGE_URI", "value": "pvc://bundles/current"} in container["env"]
+        assert "--bundle=/mnt/models" in container["args"]
+
+
+def test_a_release_with_another_name_keeps_its_url_and_finds_its_own_predictor() -> None:
+    objects = rendered(MINIMAL, name="blue", namespace="mail")
+
+    transformer = components(objects)["transformer"]["containers"][0]
+    paths = [match["path"] for rule in one(objects, "HTTPRoute")["spec"]["rules"] for match in rule["matches"]]
+    backends = {ref["name"] for rule in one(objects, "HTTPRoute")["spec"]["rules"] for ref in rule["backendRefs"]}
+
+    assert "--model_name=mailtriage" in transformer["args"]
+    assert "--predictor_host=blue-predictor.mail" in transformer["args"]
+    assert {"type": "Exact", "value": "/v1/models/mailtriage:predict"} in paths
+    assert {path["type"] for path in paths} == {"Exact"}
+    assert backends == {"blue-transformer"}
+
+
+def test_policies_hang_on_the_gateway_so_that_no_route_escapes_them() -> None:
+    objects = rendered(MINIMAL)
+    gateway = {
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "name": one(objects, "Gateway")["metadata"]["name"],
+    }
+
+    assert one(objects, "SecurityPolicy")["spec"]["targetRefs"] == [gateway]
+    assert one(objects, "BackendTrafficPolicy")["spec"]["targetRefs"] == [gateway]
+
+
+def test_body_limit_is_one_number_for_gateway_and_transformer() -> None:
+    objects = rendered({**MINIMAL, "limits": {"maxBodyBytes": 16777216}})
+
+    assert one(objects, "BackendTrafficPolicy")["spec"]["requestBuffer"]["limit"] == "16777216"
+    assert "--max-body=16777216" in components(objects)["transformer"]["containers"][0]["args"]
+
+
+def test_keys_come_from_an_existing_secret_only(ci_values: Object) -> None:
+    objects = rendered(ci_values)
+
+    assert of_kind(objects, "Secret") == []
+    assert one(objects, "SecurityPolicy")["spec"]["apiKeyAuth"]["credentialRefs"] == [{"name": "mailtriage-api-keys"}]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, f"docker.io/mailtriage/serving:{mailtriage.__version__}"),
+        ({"tag": "dev"}, "docker.io/mailtriage/serving:dev"),
+        ({"tag": "dev", "digest": f"sha256:{'a' * 64}"}, f"docker.io/mailtriage/serving@sha256:{'a' * 64}"),
+    ],
+)
+def test_image_is_named_by_digest_else_tag_else_app_version(image: Object, expected: str) -> None:
+    objects = rendered({**MINIMAL, "image": image})
+
+    assert {container["image"] for spec in pod_specs(objects) for container in spec["containers"]} == {expected}
+
+
+def test_version_labels_never_reach_selectors_or_pods() -> None:
+    """A selector with a version breaks upgrades; a pod label with one rolls pods in which nothing changed."""
+    objects = rendered(MINIMAL)
+
+    service = one(objects, "InferenceService")
+    selectors = [item["spec"]["selector"]["matchLabels"] for item in of_kind(objects, "PodDisruptionBudget")]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in of_kind(objects, "NetworkPolicy")]
+
+    for labels in [service["metadata"]["labels"], *selectors]:
+        assert not {"app.kubernetes.io/version", "helm.sh/chart"} & labels.keys()
+    for item in objects:
+        if item["kind"] not in ("InferenceService", "Pod"):
+            assert item["metadata"]["labels"]["app.kubernetes.io/version"] == mailtriage.__version__
+
+
+def test_replicas_are_fixed_unless_autoscaling_is_asked_for() -> None:
+    fixed = rendered({**MINIMAL, "predictor": {"replicas": 3}})
+    scaled = rendered({**MINIMAL, "predictor": {"replicas": 3}, "autoscaling": {"enabled": True, "maxReplicas": 8}})
+
+    assert one(fixed, "InferenceService")["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"
+    assert components(fixed)["predictor"]["minReplicas"] == components(fixed)["predictor"]["maxReplicas"] == 3
+    assert one(scaled, "InferenceService")["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "hpa"
+    assert components(scaled)["predictor"]["maxReplicas"] == 8
+    assert components(scaled)["predictor"]["scaleMetric"] == "cpu"
+
+
+def test_a_roll_never_takes_a_pod_before_its_successor_is_ready() -> None:
+    for component in components(rendered(MINIMAL)).values():
+        assert component["deploymentStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        (container,) = component["containers"]
+        drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 20  # the servers' own drain
+        assert component["terminationGracePeriodSeconds"] >= drain
+
+
+def flows(objects: list[Object]) -> set[tuple[str, str]]:
+    """What the policies let through, as (from, to) pairs of short names."""
+    short = {"transformer": "transformer", "predictor": "predictor", "kube-system": "dns", None: "bundle"}
+
+    def peer(item: Object) -> str:
+        pods = item.get("podSelector", {}).get("matchLabels", {})
+        if "component" in pods:
+            return str(pods["component"])
+        namespace = item["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        return short.get(namespace, namespace)
+
+    found = set()
+    for policy in of_kind(objects, "NetworkPolicy"):
+        spec = policy["spec"]
+        component = spec["podSelector"]["matchLabels"].get("component")
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        if component is None:
+            assert "ingress" not in spec
+            assert "egress" not in spec
+            continue
+        found |= {(peer(source), component) for rule in spec["ingress"] for source in rule["from"]}
+        for rule in spec["egress"]:
+            found |= {(component, peer(target)) for target in rule["to"]} if "to" in rule else {(component, "bundle")}
+    return found
+
+
+def test_network_policies_allow_exactly_the_flows_of_the_design() -> None:
+    serving = {
+        ("envoy-gateway-system", "transformer"),
+        ("transformer", "predictor"),
+        ("transformer", "dns"),
+        ("predictor", "dns"),
+    }
+    fetching = {("transformer", "bundle"), ("predictor", "bundle")}
+    scraping = {("monitoring", "transformer"), ("monitoring", "predictor")}
+
+    assert flows(rendered(MINIMAL)) == serving
+    assert flows(rendered({"bundle": {"storageUri": "s3://models/3"}})) == serving | fetching
+    assert flows(rendered({**MINIMAL, "networkPolicy": {"monitoringNamespace": "monitoring"}})) == serving | scraping
+
+
+def test_notes_end_with_a_command_that_sends_a_mail() -> None:
+    with helm.Chart.load(CHART) as chart:
+        notes = chart.render(MINIMAL, name="mailtriage", namespace="mail")["mailtriage/templates/NOTES.txt"]
+
+    assert "rollout status deployment/mailtriage-predictor deployment/mailtriage-transformer" in notes
+    assert re.search(r"curl http://\$GATEWAY:80/v1/models/mailtriage:predict", notes)
