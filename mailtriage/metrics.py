@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNLABELLED = -1
+UNLABELLED = -100  # what torch ignores in a loss, too
 BOOTSTRAP_SAMPLES = 1000
 INTERVAL = 0.95  # of a bootstrap or Wilson interval
 

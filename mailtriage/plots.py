@@ -136,29 +136,18 @@ def label_f1(path: Path, task: str, labels: Mapping[str, Mapping[str, Any]]) -> 
     return _save(figure, path)
 
 
-def training_curve(path: Path, history: Sequence[Mapping[str, float]]) -> Path:
-    """Loss and validation macro-F1 over epochs.
-
-    A row of `history` has `epoch` and any of `train_loss`, `validation_loss` (left panel), `macro_f1` and
-    `macro_f1/TASK` (right panel).
-    """
-    figure = _figure(9.6, 3.9)
-    losses, scores = _panels(figure, 2)
-    for axes, names, title in (
-        (losses, ("train_loss", "validation_loss"), "Loss"),
-        (scores, sorted({key for row in history for key in row if key.startswith("macro_f1")}), "Validation macro-F1"),
-    ):
-        for colour, name in zip(COLOURS, names, strict=False):
-            points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
-            if points:
-                label = "Mean over tasks" if name == "macro_f1" else _words(name.removeprefix("macro_f1/"))
-                axes.plot(
-                    *zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.8, label=label
-                )
+def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
+    """Training loss and validation macro-F1 over epochs; a row of `history` has `epoch`, `loss` and `macro_f1`."""
+    figure = _figure(9.6, 3.7)
+    epochs = [row["epoch"] for row in history]
+    panels = (("loss", "Training loss"), ("macro_f1", "Validation macro-F1, mean over tasks"))
+    for axes, colour, (key, title) in zip(_panels(figure, 2), COLOURS, panels, strict=False):
+        values = [row[key] for row in history]
+        axes.plot(epochs, values, color=colour, marker="o", markersize=5, linewidth=1.8)
+        axes.annotate(f"{values[-1]:.3f}", (epochs[-1], values[-1]), (6, 0), textcoords="offset points", va="center")
         axes.set(title=title, xlabel="epoch")
+        axes.margins(x=0.12, y=0.12)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if axes.lines:
-            axes.legend(frameon=False)
         _bare(axes, grid="both")
     return _save(figure, path)
 

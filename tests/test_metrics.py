@@ -87,7 +87,7 @@ def test_bootstrap_interval_is_the_same_as_resampling_the_mails(answers):
 
 
 def test_exact_match_needs_every_label_right_and_known():
-    true = {"queue": np.array([0, 1, 1, -1]), "topic": np.array([0, 0, 1, 1])}
+    true = {"queue": np.array([0, 1, 1, metrics.UNLABELLED]), "topic": np.array([0, 0, 1, 1])}
     predicted = {"queue": np.array([0, 1, 0, 0]), "topic": np.array([0, 1, 1, 1])}
     assert metrics.exact_match(true, predicted) == {"exact_match": pytest.approx(1 / 3, abs=1e-4), "support": 3}
 

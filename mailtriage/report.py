@@ -1,0 +1,161 @@
+"""The evaluation report: one HTML file with its pictures inside, pictures first."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import mailtriage
+from mailtriage.taxonomy import Taxonomy
+
+SMALLEST_GROUP = 30  # mails; the figures of fewer say little
+SECTIONS = (  # the pictures whose name starts so, the question that they answer, and how to read them
+    (
+        "coverage",
+        "How much can be routed without a person?",
+        "From left to right more mails are answered, the surest first; the curve says how many of them are right.",
+    ),
+    (
+        "reliability",
+        "Can its confidence be believed?",
+        "On the diagonal, 80 % of the answers given with 80 % confidence are right. "
+        "Calibration moves the squares to the circles.",
+    ),
+    (
+        "label_f1",
+        "Which labels does it know?",
+        "The bar is the F1 of a label, the line its 95 % interval: few mails make it long.",
+    ),
+    (
+        "confusion",
+        "What does it take for what?",
+        "A row is the true label; what lies off the diagonal went wrong.",
+    ),
+    ("labels", "What was it measured on?", "Test mails with each label."),
+    ("training", "How did it learn?", "Loss and macro-F1 on the validation mails after each epoch."),
+)
+BASELINE_NAMES = {"majority": "most frequent label", "tfidf_svm": "TF-IDF and linear SVM"}
+
+
+def write(path: Path, metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: Taxonomy) -> Path:
+    """Render `metrics` (the content of `metrics.json`) and `pictures` (by name, PNG files) to `path`.
+
+    The file loads nothing from elsewhere, so it can be mailed, and shown by KFP and MLflow.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    template = resources.files("mailtriage").joinpath("report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    path.write_text(environment.from_string(template).render(**content(metrics, pictures, taxonomy)), encoding="utf-8")
+    return path
+
+
+def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: Taxonomy) -> dict[str, Any]:
+    """What the template shows, in reading order."""
+    tasks = [{"id": task.id, "name": _words(task.id), "entry": metrics[task.id]} for task in taxonomy.tasks]
+    return {
+        "model": metrics["model"],
+        "overall": metrics["overall"],
+        "verdict": _verdict(metrics["overall"]),
+        "tiles": _tiles(metrics, taxonomy),
+        "sections": _sections(pictures),
+        "tasks": tasks,
+        "comparison": _comparison(metrics, taxonomy),
+        "routing": _routing(metrics, taxonomy),
+        "groups": _groups(metrics.get("slices", {}), taxonomy),
+        "interval": _interval,
+        "code_version": mailtriage.__version__,
+    }
+
+
+def _verdict(overall: Mapping[str, Any]) -> str:
+    routing = overall["routing"]
+    if routing["precision"] is None:
+        return "No mail would be routed without a person: the model is nowhere sure enough for the wanted precision."
+    return (
+        f"Of 100 mails, {100 * routing['coverage']:.0f} would be routed without a person, "
+        f"and of those {100 * routing['precision']:.1f} % get every label right. "
+        f"The other {100 - round(100 * routing['coverage'])} are left for people, with suggestions."
+    )
+
+
+def _tiles(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, str]]:
+    overall = metrics["overall"]
+    tiles = [{"value": f"{overall['mean_macro_f1']:.3f}", "label": "macro-F1, mean over tasks"}]
+    tiles += [
+        {"value": f"{metrics[task]['macro_f1']:.3f}", "label": f"macro-F1 of {_words(task).lower()}"}
+        for task in taxonomy.task_ids
+    ]
+    tiles.append({"value": f"{100 * overall['exact_match']:.1f} %", "label": "mails with every label right"})
+    before, after = overall["invalid_before_decoding"], overall["invalid_after_decoding"]
+    label = "impossible combinations, before and after joint decoding"
+    tiles.append({"value": f"{100 * before:.1f} → {100 * after:.1f} %", "label": label})
+    return tiles
+
+
+def _sections(pictures: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Pictures under the question that they answer; a section without pictures is left out."""
+    sections = []
+    for prefix, title, text in SECTIONS:
+        chosen = [
+            {"source": _embedded(file), "alt": _words(name)}
+            for name, file in pictures.items()
+            if name == prefix or name.startswith(f"{prefix}_")
+        ]
+        if chosen:
+            sections.append({"title": title, "text": text, "pictures": chosen})
+    return sections
+
+
+def _comparison(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    baselines = metrics.get("baselines", {})
+    if not baselines:
+        return []
+    own = [metrics[task]["macro_f1"] for task in taxonomy.task_ids] + [metrics["overall"]["mean_macro_f1"]]
+    rows = [{"name": "this model", "values": own}]
+    for name, scores in baselines.items():
+        values = [scores[task]["macro_f1"] for task in taxonomy.task_ids] + [scores["mean_macro_f1"]]
+        rows.append({"name": BASELINE_NAMES.get(name, _words(name)), "values": values})
+    return rows
+
+
+def _routing(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    rows = [{"name": _words(task), **metrics[task]["routing"]} for task in taxonomy.task_ids]
+    return [*rows, {"name": "all tasks", "threshold": None, **metrics["overall"]["routing"]}]
+
+
+def _groups(slices: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    groups = []
+    for name, entries in slices.items():
+        rows = [
+            {"name": value, "mails": entry["mails"], "scores": [entry[task] for task in taxonomy.task_ids]}
+            for value, entry in entries.items()
+            if entry["mails"] >= SMALLEST_GROUP
+        ]
+        if name in ("month", "length"):
+            rows.sort(key=lambda row: _natural(row["name"]))
+        if rows:
+            groups.append({"name": _words(name), "rows": rows})
+    return groups
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """`under 200` before `200 to 599` before `1,500 and more`."""
+    digits = "".join(character for character in name.split(" ", maxsplit=1)[0] if character.isdigit())
+    return int(digits or 0), name
+
+
+def _interval(entry: Mapping[str, Any], name: str) -> str:
+    ends = entry.get("intervals", {}).get(name)
+    return f"[{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+
+
+def _embedded(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()

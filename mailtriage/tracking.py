@@ -1,0 +1,136 @@
+"""Experiments in MLflow: on SQLite and a folder by default, on a server where `MLFLOW_TRACKING_URI` names one.
+
+Runs are written through MLflow's client, not its fluent functions: those look for a git repository, start threads and
+keep global state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mailtriage
+
+DEFAULT_FOLDER = Path("work/mlflow")
+EXPERIMENT = "mailtriage"
+UNLOGGED = ("slices", "model")  # in metrics.json only: too many, or no numbers
+_BATCH = 1000  # metrics in one request, the most that MLflow takes
+
+
+def tracking_uri(folder: Path = DEFAULT_FOLDER) -> str:
+    """`MLFLOW_TRACKING_URI`, or SQLite inside `folder`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def client(folder: Path = DEFAULT_FOLDER) -> Any:
+    """An `MlflowClient` for experiments and registry. The first one on a new SQLite file takes seconds (migrations)."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(folder)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def page_command(port: int, folder: Path = DEFAULT_FOLDER) -> list[str]:
+    """The command that serves MLflow's page on this machine; it shows what `record` wrote."""
+    import sys
+
+    server = ["server", "--backend-store-uri", tracking_uri(folder), "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", *server, "--workers", "1", "--serve-artifacts"]
+
+
+def record(
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
+    files: Path | None = None,
+    experiment: str = EXPERIMENT,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    folder: Path = DEFAULT_FOLDER,
+) -> str:
+    """Write one finished run and return its id.
+
+    Args:
+        params: settings, possibly nested (`flatten`); the version of this code is added.
+        metrics: the content of `metrics.json`; its numbers become metrics such as `queue/macro_f1`.
+        history: rows with an `epoch`; the other numbers become metrics over epochs, such as `training/loss`.
+        files: a folder whose files become the run's artifacts under `evaluation`.
+        folder: where SQLite and the artifacts are kept if no server is named.
+    """
+    from mlflow.entities import Metric, Param
+
+    mlflow = client(folder)
+    run = mlflow.create_run(_experiment_id(mlflow, experiment, folder), run_name=run_name, tags=dict(tags or {}))
+    run_id = str(run.info.run_id)
+    try:
+        now = int(time.time() * 1000)
+        values = {"mailtriage_version": mailtriage.__version__} | dict(flatten(params))
+        mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in values.items()])
+        rows = [Metric(name, value, now, 0) for name, value in flatten_metrics(metrics).items()]
+        rows += [Metric(name, value, now, step) for name, value, step in _history(history)]
+        for start in range(0, len(rows), _BATCH):
+            mlflow.log_batch(run_id, metrics=rows[start : start + _BATCH])
+        if files is not None:
+            mlflow.log_artifacts(run_id, str(files), "evaluation")
+    except BaseException:
+        mlflow.set_terminated(run_id, "FAILED")
+        raise
+    mlflow.set_terminated(run_id)
+    return run_id
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as `("a.b", 1)`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of `metrics.json` by name, such as `topic/labels/fees/f1`; intervals and `UNLOGGED` are left out."""
+    result: dict[str, float] = {}
+    for key, value in metrics.items():
+        if not prefix and key in UNLOGGED:
+            continue
+        if isinstance(value, Mapping):
+            result |= flatten_metrics(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            result[f"{prefix}{key}"] = float(value)
+    return result
+
+
+def data_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the content of data files, in the given order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _experiment_id(mlflow: Any, name: str, folder: Path) -> str:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri(folder).startswith("sqlite:")
+    location = (folder.resolve() / "artifacts" / name).as_uri() if local else None  # a server knows its own place
+    return str(mlflow.create_experiment(name, artifact_location=location))
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
+    for row in history:
+        for key, value in row.items():
+            if key != "epoch" and isinstance(value, int | float):
+                yield f"training/{key}", float(value), int(row["epoch"])
