@@ -1,0 +1,111 @@
+"""Edits of a text that can be explained one by one and chained: the spans that cleaning removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The characters `start` to `end` of a text gave way to `replacement`.
+
+    `kind` says what stood there (`quote`, `signature`, ...), `rule` which rule decided it.
+    """
+
+    kind: str
+    rule: str
+    start: int
+    end: int
+    replacement: str = ""
+
+
+def apply_edits(text: str, edits: Iterable[Removed]) -> str:
+    """The text with every span replaced; `edits` are in order and do not overlap."""
+    parts: list[str] = []
+    position = 0
+    for edit in edits:
+        parts.append(text[position : edit.start])
+        parts.append(edit.replacement)
+        position = edit.end
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+def compose(first: Sequence[Removed], second: Sequence[Removed]) -> list[Removed]:
+    """One list of edits that does what `first` and then `second` do.
+
+    Offsets of `second` are offsets into the text after `first`; those of the answer are offsets into the text before.
+    A second edit takes over the first edits that lie inside of it. Linear in the number of edits.
+    """
+    if not first or not second:
+        return list(first or second)
+    pieces = _split_at(_located(first), second)
+    composed: list[Removed] = []
+    position = 0  # in `pieces`
+    shift = 0  # offset in the first text minus offset in the text after `first`
+    for edit in second:
+        while position < len(pieces) and pieces[position][1] <= edit.start:
+            shift = pieces[position][2].end - pieces[position][1]
+            composed.append(pieces[position][2])
+            position += 1
+        start, kind, rule = edit.start + shift, edit.kind, edit.rule
+        while position < len(pieces) and pieces[position][1] <= edit.end and pieces[position][0] < edit.end:
+            inner = pieces[position][2]
+            shift = inner.end - pieces[position][1]
+            if kind == "whitespace":
+                kind, rule = inner.kind, inner.rule
+            position += 1
+        composed.append(Removed(kind, rule, start, edit.end + shift, edit.replacement))
+    composed.extend(piece[2] for piece in pieces[position:])
+    return list(merged(composed))
+
+
+def merged(edits: Iterable[Removed]) -> Iterator[Removed]:
+    """Join neighbours of the same kind and rule, and an insertion with the edit that it touches."""
+    last: Removed | None = None
+    for edit in edits:
+        if edit.start == edit.end and not edit.replacement:
+            continue
+        same = last is not None and (last.kind, last.rule) == (edit.kind, edit.rule)
+        if last is not None and last.end == edit.start and (same or edit.start == edit.end):
+            last = Removed(last.kind, last.rule, last.start, edit.end, last.replacement + edit.replacement)
+            continue
+        if last is not None:
+            yield last
+        last = edit
+    if last is not None:
+        yield last
+
+
+# An edit with where its replacement stands in the text after it: start, end, edit.
+_Located = tuple[int, int, Removed]
+
+
+def _located(edits: Sequence[Removed]) -> Iterator[_Located]:
+    shift = 0
+    for edit in edits:
+        start = edit.start + shift
+        yield start, start + len(edit.replacement), edit
+        shift += len(edit.replacement) - (edit.end - edit.start)
+
+
+def _split_at(pieces: Iterable[_Located], edits: Sequence[Removed]) -> list[_Located]:
+    """Split a replacement where an edit begins or ends inside of it; the second part then covers nothing."""
+    cuts = [offset for edit in edits for offset in (edit.start, edit.end)]
+    result: list[_Located] = []
+    position = 0
+    for start, end, edit in pieces:
+        while position < len(cuts) and cuts[position] <= start:
+            position += 1
+        begin, rest = start, edit
+        while position < len(cuts) and cuts[position] < end:
+            cut = cuts[position]
+            head, tail = rest.replacement[: cut - begin], rest.replacement[cut - begin :]
+            if head:
+                result.append((begin, cut, Removed(rest.kind, rest.rule, rest.start, rest.end, head)))
+                rest = Removed(rest.kind, rest.rule, rest.end, rest.end, tail)
+            begin = cut
+            position += 1
+        result.append((begin, end, rest))
+    return result

@@ -1,0 +1,37 @@
+"""Trims and folds the white space of a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from mailtriage.edits import Removed
+
+# Characters that show nothing: null bytes, soft hyphens, zero-width spaces, byte order marks.
+_INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"
+# Single spaces and line breaks inside of a text are as they should be, and most frequent: they are no run.
+_RUN = re.compile(
+    rf"[ \t\xa0\u202f\u2007\x0b\x0c\r\n{_INVISIBLE}]{{2,}}+|[\xa0\u202f\u2007\x0b\x0c\r{_INVISIBLE}]|\A[ \t\n]|[ \t\n]\Z"
+)
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_NOT_SHOWN = re.compile(rf"[\x0b\x0c{_INVISIBLE}]")
+_SPACES = str.maketrans({"\xa0": " ", "\u202f": " ", "\u2007": " "})
+
+
+def white_space_edits(text: str) -> list[Removed]:
+    """Edits that trim both ends and each line's end, keep at most one blank line, and drop invisible characters."""
+    return list(_edits(text))
+
+
+def _edits(text: str) -> Iterator[Removed]:
+    for run in _RUN.finditer(text):
+        start, end = run.span()
+        replacement = "" if start == 0 or end == len(text) else _folded(run[0])
+        if replacement != run[0]:
+            yield Removed("whitespace", "white_space", start, end, replacement)
+
+
+def _folded(run: str) -> str:
+    breaks = len(_LINE_BREAK.findall(run))
+    indent = _NOT_SHOWN.sub("", re.split(r"[\r\n]", run)[-1]).translate(_SPACES)
+    return "\n" * min(breaks, 2) + indent if breaks else indent
