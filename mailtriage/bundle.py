@@ -158,7 +158,7 @@ def _check_files(folder: Path, files: Mapping[str, str], verify: bool) -> None:
         found = sha256(folder / name)
         if found != expected:
             raise BundleChecksumMismatch(
-                f"'{name}' in the bundle {folder} was changed: expected SHA-256 {expected[:12]}..., found {found[:12]}..."
+                f"'{name}' in the bundle {folder} was changed: expected SHA-256 {expected[:12]}, found {found[:12]}"
             )
 
 

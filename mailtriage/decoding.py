@@ -43,13 +43,13 @@ class Decoder:
     Args:
         taxonomy: tasks, labels and valid combinations.
         temperatures: a task's logits are divided by its temperature (Guo et al. 2017, arXiv:1706.04599).
-        thresholds: a mail is routed where every task's confidence reaches the task's threshold.
+        thresholds: a mail is routed where each task's confidence reaches its threshold; `None` is never reached.
         runners_up: how many alternatives a task an answer names.
     """
 
     taxonomy: Taxonomy
     temperatures: Mapping[str, float] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
     runners_up: int = 2
 
     def probabilities(self, logits: Mapping[str, Logits]) -> dict[str, Probabilities]:
@@ -70,7 +70,8 @@ class Decoder:
         for position, task in enumerate(tasks):
             with np.errstate(divide="ignore"):
                 score += np.log(probabilities[task])[:, valid[:, position]]
-        return valid[score.argmax(axis=1)]
+        best: np.ndarray[Any, np.dtype[np.int64]] = valid[score.argmax(axis=1)]
+        return best
 
     def decode(self, logits: Mapping[str, Logits]) -> list[Decoded]:
         """One answer a row of `logits` (task -> array of shape (mails, labels))."""
@@ -83,7 +84,7 @@ class Decoder:
     def undecidable(self) -> Decoded:
         """The answer for a mail of which nothing is left after cleaning: no model is asked, a person looks."""
         labels = {task.id: LabelScore(task.labels[chosen].id, 0.0) for task, chosen in self._first_combination()}
-        return Decoded(labels, {task: () for task in labels}, "review")
+        return Decoded(labels, dict.fromkeys(labels, ()), "review")
 
     def _first_combination(self) -> Any:
         return zip(self.taxonomy.tasks, self.taxonomy.valid_indices[0].tolist(), strict=True)
@@ -93,10 +94,18 @@ class Decoder:
         for task, index in zip(self.taxonomy.tasks, chosen.tolist(), strict=True):
             values = probabilities[task.id]
             labels[task.id] = LabelScore(task.labels[index].id, float(values[index]))
-            order = [other for other in np.argsort(-values, kind="stable").tolist() if other != index and values[other] > 0]
-            alternatives[task.id] = tuple(LabelScore(task.labels[i].id, float(values[i])) for i in order[: self.runners_up])
-        sure = all(score.confidence >= self.thresholds.get(task, 0.0) for task, score in labels.items())
+            order = [
+                other for other in np.argsort(-values, kind="stable").tolist() if other != index and values[other] > 0
+            ]
+            alternatives[task.id] = tuple(
+                LabelScore(task.labels[i].id, float(values[i])) for i in order[: self.runners_up]
+            )
+        sure = all(self._reaches_threshold(task, score) for task, score in labels.items())
         return Decoded(labels, alternatives, "route" if sure else "review")
+
+    def _reaches_threshold(self, task_id: str, score: LabelScore) -> bool:
+        threshold = self.thresholds.get(task_id, 0.0)
+        return threshold is not None and score.confidence >= threshold
 
     def _task_probabilities(self, task_id: str, logits: Mapping[str, Logits]) -> Probabilities:
         task = self.taxonomy.task(task_id)
@@ -108,4 +117,5 @@ class Decoder:
         scaled[:, retired] = -np.inf
         scaled -= scaled.max(axis=1, keepdims=True)
         values: Probabilities = np.exp(scaled)
-        return values / values.sum(axis=1, keepdims=True)
+        values /= values.sum(axis=1, keepdims=True)
+        return values

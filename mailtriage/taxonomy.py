@@ -191,12 +191,12 @@ def _read_combinations(valid: object, tasks: Sequence[Task], prefix: tuple[str, 
     if not isinstance(valid, Sequence if last else Mapping) or isinstance(valid, str):
         shape = "a list of labels" if last else "a mapping from each label"
         raise TaxonomyError(f"expected 'valid' at {'/'.join(prefix) or 'its top'} to be {shape} of task '{task.id}'")
-    for label in valid:  # type: ignore[attr-defined]
+    for label in valid:
         task.index(label)
         if last:
             yield (*prefix, label)
         else:
-            yield from _read_combinations(valid[label], tasks, (*prefix, label))  # type: ignore[index]
+            yield from _read_combinations(valid[label], tasks, (*prefix, label))
 
 
 def _check_combinations(combinations: Sequence[tuple[str, ...]], tasks: Sequence[Task]) -> None:

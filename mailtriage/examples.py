@@ -1,0 +1,108 @@
+"""A cleaned mail that a model can be trained or measured on, and the JSONL file between pipeline steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from mailtriage.cleaning import clean
+from mailtriage.errors import DataError, TaxonomyError
+from mailtriage.mail import Email
+from mailtriage.metrics import UNLABELLED
+from mailtriage.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is left of a mail after cleaning, with its labels (`None`: not labelled)."""
+
+    id: str
+    subject: str
+    text: str
+    custodian_bank: str | None = None
+    received_at: datetime | None = None
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    language: str | None = None
+    removed_kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def from_email(cls, mail: Email) -> Example:
+        """Clean a mail as serving does."""
+        cleaned = clean(mail.body, mail.subject)
+        return cls(
+            id=mail.id,
+            subject=cleaned.subject,
+            text=cleaned.text,
+            custodian_bank=mail.custodian_bank,
+            received_at=mail.received_at,
+            labels=dict(mail.labels),
+            language=guess_language(f"{cleaned.subject} {cleaned.text}"),
+            removed_kinds=tuple(sorted({removed.kind for removed in cleaned.removed} - {"whitespace"})),
+        )
+
+    def indices(self, taxonomy: Taxonomy) -> tuple[int, ...]:
+        """Label numbers in task order; `UNLABELLED` where there is no label.
+
+        Raises:
+            TaxonomyError: a label that the taxonomy does not have; names the mail.
+        """
+        try:
+            return tuple(
+                UNLABELLED if self.labels.get(task.id) is None else task.index(str(self.labels[task.id]))
+                for task in taxonomy.tasks
+            )
+        except TaxonomyError as error:
+            raise TaxonomyError(f"mail '{self.id}': {error}") from None
+
+
+_WORDS = {
+    "de": frozenset(
+        "ich und der die das nicht ist mein meine bitte sie mir den dem auf für mit zu wie habe ein eine".split()
+    ),
+    "en": frozenset("the and my to is not please you of for with have i in a it on this your can would".split()),
+}
+
+
+def guess_language(text: str) -> str | None:
+    """`de` or `en` by counting the commonest words; `None` where neither leads."""
+    words = text.lower().split()
+    counts = {language: sum(word in known for word in words) for language, known in _WORDS.items()}
+    best = max(counts, key=lambda language: counts[language])
+    return best if sorted(counts.values())[-1] > sorted(counts.values())[-2] else None
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write JSONL and return the number of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for example in examples:
+            record = asdict(example) | {
+                "received_at": example.received_at.isoformat() if example.received_at else None,
+                "removed_kinds": list(example.removed_kinds),
+            }
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            rows += 1
+    return rows
+
+
+def read_examples(path: str | Path) -> Iterator[Example]:
+    """Read what `write_examples` wrote.
+
+    Raises:
+        DataError: a row is not what was written; names the row.
+    """
+    with Path(path).open(encoding="utf-8") as stream:
+        for row, line in enumerate(stream, start=1):
+            try:
+                record = json.loads(line)
+                time = record.pop("received_at")
+                kinds = record.pop("removed_kinds")
+                yield Example(
+                    **record, received_at=datetime.fromisoformat(time) if time else None, removed_kinds=tuple(kinds)
+                )
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise DataError(f"{path}, row {row}: expected a cleaned mail") from None

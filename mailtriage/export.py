@@ -1,0 +1,156 @@
+"""Exports the trained model to ONNX, quantises it, and refuses an export that answers worse."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mailtriage.errors import ExportError
+from mailtriage.features import TokenIds, pad
+from mailtriage.fitting import Say, mean_macro_f1
+from mailtriage.metrics import Labels
+from mailtriage.model import MultiTaskClassifier
+
+FP32, INT8 = "onnx/model.onnx", "onnx/model.int8.onnx"
+BATCH = 32
+
+
+def export_onnx(
+    model: MultiTaskClassifier,
+    folder: Path,
+    input_ids: Sequence[TokenIds],
+    targets: Labels,
+    tolerance: float,
+    say: Say = lambda _line: None,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write fp32 and int8 ONNX files into `folder` and measure both on validation mails.
+
+    Args:
+        input_ids, targets: the validation mails; targets of shape (mails, tasks).
+        tolerance: the largest loss of mean macro-F1 that an export may cost.
+
+    Returns:
+        Device -> the file that it serves from, and each variant's parity: `macro_f1`, `labels_changed` (share),
+        `largest_logit_change`, `bytes`.
+
+    Raises:
+        ExportError: even the fp32 export loses more than `tolerance`.
+    """
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    _export(model, folder / FP32)
+    _quantise(folder / FP32, folder / INT8)
+    reference = _torch_logits(model, input_ids)
+    parity = {name: _parity(folder / name, reference, input_ids, targets) for name in (FP32, INT8)}
+    wanted = mean_macro_f1(reference, targets) - tolerance
+    accepted = [name for name in (INT8, FP32) if parity[name]["macro_f1"] >= wanted]
+    for name, found in parity.items():
+        verdict = "ok" if name in accepted else "refused"
+        say(f"{name}: {found['labels_changed']:.2%} labels changed, macro-F1 {found['macro_f1']:.3f}, {verdict}")
+    if not accepted:
+        raise ExportError(
+            f"expected an export with macro-F1 of at least {wanted:.3f} on validation mails, "
+            f"found {parity[FP32]['macro_f1']:.3f} in fp32 and {parity[INT8]['macro_f1']:.3f} in int8"
+        )
+    for name in (FP32, INT8):  # what nothing serves from does not travel
+        if name != accepted[0]:
+            (folder / name).unlink()
+    return {"cpu": accepted[0]}, parity
+
+
+def _export(model: MultiTaskClassifier, file: Path) -> None:
+    model.eval().cpu()
+    names = list(model.heads)
+    ids = torch.ones((2, 16), dtype=torch.int64)
+    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2)
+    shape = {0: batch, 1: tokens}
+    with warnings.catch_warnings(), _silenced("torch.onnx", "onnxscript", "onnx_ir"):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Logits(model),
+            (ids, torch.ones_like(ids)),
+            str(file),
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=names,
+            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+            external_data=False,
+            verbose=False,
+        )
+
+
+class _Logits(torch.nn.Module):
+    """The model with a tuple of tensors for an answer, which the exporter names in order."""
+
+    def __init__(self, model: MultiTaskClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model(input_ids, attention_mask).values())
+
+
+def _quantise(source: Path, target: Path) -> None:
+    """Dynamic int8: weights of the matrix products ahead of time, activations on the fly."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = target.with_suffix(".prepared")
+    with _silenced("root"):
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_dynamic(str(prepared), str(target), weight_type=QuantType.QInt8, per_channel=True)
+    prepared.unlink()
+
+
+def _parity(file: Path, reference: Mapping[str, Any], input_ids: Sequence[TokenIds], targets: Labels) -> dict[str, Any]:
+    logits = _onnx_logits(file, input_ids)
+    changed = [(logits[t].argmax(1) != reference[t].argmax(1)).mean() for t in reference]
+    return {
+        "macro_f1": mean_macro_f1({task: logits[task] for task in reference}, targets),
+        "labels_changed": float(np.mean(changed)),
+        "largest_logit_change": float(max(np.abs(logits[t] - reference[t]).max() for t in reference)),
+        "bytes": file.stat().st_size,
+    }
+
+
+def _torch_logits(model: MultiTaskClassifier, input_ids: Sequence[TokenIds]) -> dict[str, Any]:
+    parts: dict[str, list[Any]] = {}
+    with torch.inference_mode():
+        for batch in _batches(input_ids):
+            for task, values in model(*map(torch.from_numpy, batch)).items():
+                parts.setdefault(task, []).append(values.numpy())
+    return {task: np.concatenate(values) for task, values in parts.items()}
+
+
+def _onnx_logits(file: Path, input_ids: Sequence[TokenIds]) -> dict[str, Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    rows = [session.run(names, {"input_ids": ids, "attention_mask": mask}) for ids, mask in _batches(input_ids)]
+    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _batches(input_ids: Sequence[TokenIds]) -> Any:
+    return (pad(input_ids[start : start + BATCH]) for start in range(0, len(input_ids), BATCH))
+
+
+class _silenced:  # noqa: N801
+    """The exporters' progress is not ours: their warnings and notes are held back, their errors are not."""
+
+    def __init__(self, *names: str) -> None:
+        self._loggers = [logging.getLogger(name if name != "root" else None) for name in names]
+
+    def __enter__(self) -> None:
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,346 @@
+"""Fine-tuning: `prepare` makes a model and tensors of mails, `fit` is the one loop.
+
+The loop is the same in this process (`mailtriage/training.py`) and in every Ray worker (`mailtriage/ray_training.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from mailtriage.batching import token_batches
+from mailtriage.config import TrainingConfig
+from mailtriage.encoders import load_encoder
+from mailtriage.errors import DataError
+from mailtriage.examples import Example
+from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
+from mailtriage.metrics import UNLABELLED, Labels, macro_f1
+from mailtriage.model import MultiTaskClassifier, multi_task_loss
+from mailtriage.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Say = Callable[[str], None]
+SAY_EVERY = 5.0  # seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Mails as the model sees them: unpadded ids, and label numbers of shape (mails, tasks)."""
+
+    input_ids: list[TokenIds]
+    targets: Labels
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.input_ids]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did."""
+
+    epoch: int
+    loss: float
+    macro_f1: float
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass
+class TrainingState:
+    """Everything that a stopped run needs to go on exactly where it was, after whole epochs."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    random: Tensor
+    best: dict[str, Tensor]
+    history: list[Epoch] = field(default_factory=list)
+
+    def save(self, file: Path, fingerprint: str) -> None:
+        """Write the state whole or not at all; `fingerprint` says which run it belongs to."""
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        content |= {"history": [asdict(epoch) for epoch in self.history], "fingerprint": fingerprint}
+        temporary = file.with_suffix(".tmp")
+        torch.save(content, temporary)
+        temporary.replace(file)
+
+    @classmethod
+    def load(cls, file: Path, fingerprint: str) -> TrainingState | None:
+        """The state that `save` wrote; `None` where there is none or it belongs to another run."""
+        if not file.is_file():
+            return None
+        content = torch.load(file, weights_only=True)
+        if content.pop("fingerprint") != fingerprint:
+            return None
+        content["history"] = [Epoch(**epoch) for epoch in content["history"]]
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where this process stands among the workers; alone by default."""
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model
+    sum_over_workers: Callable[[float], float] = lambda value: value
+
+
+def prepare(
+    config: TrainingConfig, taxonomy: Taxonomy, train: Sequence[Example], validation: Sequence[Example], folder: Path
+) -> tuple[MultiTaskClassifier, Tokenised, Tokenised]:
+    """Load the encoder, put heads on it, and tokenise; writes `tokenizer.json` into `folder`.
+
+    Raises:
+        DataError: no mail, or no label of a task.
+        EncoderError: the encoder cannot be loaded.
+        TaxonomyError: a mail has a label that the taxonomy lacks.
+    """
+    if not train or not validation:
+        raise DataError(f"expected mails to train and to validate on, found {len(train)} and {len(validation)}")
+    torch.manual_seed(config.seed)
+    segments = [_segments(part) for part in (train, validation)]
+    encoder, tokenizer = load_encoder(config, [text for pair in segments[0] for text in pair])
+    labels = {task.id: len(task.labels) for task in taxonomy.tasks}
+    model = MultiTaskClassifier.from_encoder(encoder, labels, config.pooling, config.dropout)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    longest = min(config.max_tokens, getattr(encoder.config, "max_position_embeddings", config.max_tokens))
+    mail_tokenizer = MailTokenizer(folder / "tokenizer.json", longest)
+    parts = [
+        Tokenised(mail_tokenizer.encode(texts), np.asarray([e.indices(taxonomy) for e in part], dtype=np.int64))
+        for texts, part in zip(segments, (train, validation), strict=True)
+    ]
+    for position, task in enumerate(taxonomy.tasks):
+        if not (parts[0].targets[:, position] != UNLABELLED).any():
+            raise DataError(f"none of the {len(train)} training mails has a label for task '{task.id}'")
+    return model, parts[0], parts[1]
+
+
+def fit(
+    model: MultiTaskClassifier,
+    train: Tokenised,
+    validation: Tokenised,
+    config: TrainingConfig,
+    *,
+    worker: Worker | None = None,
+    resume: TrainingState | None = None,
+    after_epoch: Callable[[TrainingState], None] = lambda _state: None,
+    say: Say = lambda _line: None,
+) -> list[Epoch]:
+    """Fine-tune `model` in place; it ends with the weights of the epoch that validated best.
+
+    Args:
+        worker: this process among others; each step then covers one batch a worker.
+        resume: the state after the last whole epoch of a stopped run.
+        after_epoch: gets the state to keep, on every worker.
+        say: gets lines of progress.
+    """
+    worker = worker or Worker()
+    plan = [
+        token_batches(train.lengths, config.batch_tokens, seed=config.seed, epoch=e, workers=worker.count)
+        for e in range(config.epochs)
+    ]
+    model.to(worker.device)
+    loop = _Loop(model, train, config, worker, steps=sum(map(len, plan)) // worker.count, say=say)
+    best, history = _weights(model), []
+    torch.manual_seed(config.seed + worker.rank)
+    if resume is not None:
+        loop.restore(resume)
+        best, history = resume.best, list(resume.history)
+
+    for epoch in range(len(history), config.epochs):
+        started = time.monotonic()
+        label = f"epoch {epoch + 1}/{config.epochs}"
+        loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
+        logits = predict_logits(model, validation.input_ids, config, worker.device)
+        score = mean_macro_f1(logits, validation.targets)
+        seconds = time.monotonic() - started
+        if not history or score > max(past.macro_f1 for past in history):
+            best = _weights(model)
+        loss, tokens = worker.sum_over_workers(loss) / worker.count, worker.sum_over_workers(tokens)
+        history.append(Epoch(epoch + 1, loss, score, seconds, tokens / seconds))
+        say(f"{label}  loss {loss:.3f}  validation macro-F1 {score:.3f}  {seconds:.0f} s")
+        after_epoch(loop.state(best, history))
+    model.load_state_dict(best)
+    return history
+
+
+class _Loop:
+    """Model, optimiser and schedule of one worker."""
+
+    def __init__(
+        self, model: MultiTaskClassifier, data: Tokenised, config: TrainingConfig, worker: Worker, steps: int, say: Say
+    ) -> None:
+        if config.freeze_embeddings:
+            model.encoder.get_input_embeddings().requires_grad_(False)
+        self.model, self.data, self.config, self.worker, self.say = model, data, config, worker, say
+        self.wrapped = worker.wrap(model)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=worker.device.startswith("cuda"))
+        self.scheduler = LambdaLR(self.optimizer, lambda step: _rate(step, steps, config.warmup))
+        self.log_priors = _log_priors(model, data.targets, config.imbalance, worker.device)
+        self.bf16 = _computes_bf16(config.precision, worker.device)
+
+    def run_epoch(self, batches: Sequence[Sequence[int]], label: str) -> tuple[float, float]:
+        """One pass over this worker's batches: (mean loss, tokens)."""
+        started = said = time.monotonic()
+        loss_sum, tokens = 0.0, 0
+        self.wrapped.train()
+        for step, positions in enumerate(batches, start=1):
+            ids, mask, targets = _tensors(self.data, positions, self.worker.device)
+            loss_sum += self._step(ids, mask, targets)
+            tokens += int(mask.sum())
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                rate = tokens / (said - started)
+                self.say(f"{label}  step {step}/{len(batches)}  loss {loss_sum / step:.3f}  {rate:,.0f} tokens/s")
+        return loss_sum / len(batches), float(tokens)
+
+    def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> float:
+        with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
+            logits = self.wrapped(input_ids=ids, attention_mask=mask)
+        loss = multi_task_loss(logits, targets, label_smoothing=self.config.label_smoothing, log_priors=self.log_priors)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        return float(loss.detach())
+
+    def state(self, best: dict[str, Tensor], history: list[Epoch]) -> TrainingState:
+        return TrainingState(
+            _weights(self.model),
+            self.optimizer.state_dict(),
+            self.scheduler.state_dict(),
+            torch.get_rng_state(),
+            best,
+            list(history),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        torch.set_rng_state(state.random)
+
+
+def predict_logits(
+    model: MultiTaskClassifier, input_ids: Sequence[TokenIds], config: TrainingConfig, device: str = "cpu"
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Logits in the order of `input_ids`: task -> (mails, labels)."""
+    order = sorted(range(len(input_ids)), key=lambda position: len(input_ids[position]))
+    parts: dict[str, list[Tensor]] = {task: [] for task in model.heads}
+    bf16 = _computes_bf16(config.precision, device)
+    model.eval()
+    for positions in _chunks(order, [len(ids) for ids in input_ids], config.batch_tokens * 2):
+        ids, mask = (torch.from_numpy(array).to(device) for array in pad([input_ids[p] for p in positions]))
+        with torch.inference_mode(), torch.autocast(_kind(device), torch.bfloat16, enabled=bf16):
+            for task, values in model(ids, mask).items():
+                parts[task].append(values.float().cpu())
+    back = np.argsort(order)
+    return {task: torch.cat(values).numpy()[back] for task, values in parts.items()}
+
+
+def mean_macro_f1(logits: Mapping[str, np.ndarray[Any, Any]], targets: Labels) -> float:
+    """Mean over the tasks of macro-F1, each task decoded alone; what model selection watches."""
+    scores = [
+        macro_f1(values.shape[1], targets[:, position], values.argmax(axis=1))
+        for position, values in enumerate(logits.values())
+    ]
+    return float(np.mean(scores))
+
+
+def _segments(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    return [model_text(example.subject, example.text, example.custodian_bank) for example in examples]
+
+
+def _tensors(data: Tokenised, positions: Sequence[int], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    ids, mask = pad([data.input_ids[position] for position in positions])
+    arrays = (ids, mask, data.targets[positions])
+    ids_, mask_, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    return ids_, mask_, targets
+
+
+def _chunks(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut positions, sorted by length, into batches of at most `budget` padded tokens."""
+    chunk: list[int] = []
+    for position in order:
+        if chunk and lengths[position] * (len(chunk) + 1) > budget:
+            yield chunk
+            chunk = []
+        chunk.append(position)
+    if chunk:
+        yield chunk
+
+
+def _parameter_groups(model: MultiTaskClassifier, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Heads at their own rate; encoder layers at a rate that falls with depth; no decay for biases and norms."""
+    layers = int(getattr(model.encoder.config, "num_hidden_layers", 0))
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("heads."):
+            rate = config.head_learning_rate
+        else:
+            rate = config.learning_rate * config.layer_decay ** (layers - _depth(name))
+        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
+
+
+def _depth(name: str) -> int:
+    """0 for embeddings, n + 1 for layer n: the number after `layer` or `layers` in a parameter's name."""
+    parts = name.split(".")
+    for word, number in pairwise(parts):
+        if word in ("layer", "layers", "h") and number.isdigit():
+            return int(number) + 1
+    return 0
+
+
+def _rate(step: int, total: int, warmup: float) -> float:
+    rising = max(1, int(total * warmup))
+    return (step + 1) / rising if step < rising else max(0.0, (total - step) / max(1, total - rising))
+
+
+def _log_priors(model: MultiTaskClassifier, targets: Labels, imbalance: str, device: str) -> dict[str, Tensor] | None:
+    if imbalance == "none":
+        return None
+    priors = {}
+    for position, task in enumerate(model.heads):
+        known = targets[:, position][targets[:, position] != UNLABELLED]
+        counts = np.bincount(known, minlength=model.config.labels[task]) + 1.0
+        priors[task] = torch.log(torch.tensor(counts / counts.sum(), dtype=torch.float32)).to(device)
+    return priors
+
+
+def _kind(device: str) -> str:
+    """`cuda` of `cuda:0`."""
+    return device.partition(":")[0]
+
+
+def _computes_bf16(precision: str, device: str) -> bool:
+    """`auto` takes bf16 only where the hardware computes in it; elsewhere it is slower than fp32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _weights(model: MultiTaskClassifier) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}

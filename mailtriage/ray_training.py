@@ -1,0 +1,150 @@
+"""The training loop on Ray Train: N workers, on this machine or on a cluster, each running `fitting.fit`.
+
+The same mails and configuration give the same run name, so a run that was stopped goes on from its last checkpoint,
+and Ray starts a lost worker again by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mailtriage.config import TrainingConfig
+from mailtriage.fitting import Epoch, Say, Tokenised, TrainingState, Worker, fit
+from mailtriage.model import MultiTaskClassifier, MultiTaskConfig
+
+STATE = "state.pt"
+RESTARTS = 3  # of a run whose worker was lost
+
+
+def fit_on_ray(
+    model: MultiTaskClassifier,
+    train: Tokenised,
+    validation: Tokenised,
+    config: TrainingConfig,
+    *,
+    storage: str,
+    fingerprint: str,
+    say: Say,
+) -> list[Epoch]:
+    """As `fitting.fit`, on `config.workers` Ray workers; `model` gets the best weights.
+
+    Args:
+        storage: a folder that all nodes share, or a bucket, for checkpoints.
+        fingerprint: the same for the same run; names its folder in `storage`.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    started_here = _connect()
+    try:
+        trainer = TorchTrainer(
+            _train_on_worker,
+            train_loop_config={
+                "model": model.config.to_dict(),
+                "state": ray.put({name: value.numpy() for name, value in model.state_dict().items()}),
+                "train": ray.put(train),
+                "validation": ray.put(validation),
+                "config": config.model_dump(),
+                "fingerprint": fingerprint,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.gpus,
+                resources_per_worker={"CPU": config.worker_cpus} | ({"GPU": 1} if config.gpus else {}),
+            ),
+            run_config=RunConfig(
+                name=f"mailtriage-{fingerprint[:16]}",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=RESTARTS),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        say(f"Ray Train: {config.workers} worker(s), checkpoints in {storage}")
+        result = trainer.fit()
+        with result.checkpoint.as_directory() as folder:
+            state = TrainingState.load(Path(folder) / STATE, fingerprint)
+    finally:
+        if started_here:
+            ray.shutdown()
+    assert state is not None
+    model.load_state_dict(state.best)
+    return state.history
+
+
+def _connect() -> bool:
+    """Join the cluster that this process belongs to, or start Ray in this process; true if it was started here."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False}
+    ray.init(address=address, log_to_driver=True, logging_level="error", **local)
+    return True
+
+
+def _train_on_worker(settings: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    model = MultiTaskClassifier(MultiTaskConfig(**settings["model"]))
+    weights = ray.get(settings["state"])
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+
+    def keep(state: TrainingState) -> None:
+        last = state.history[-1]
+        metrics = {"epoch": last.epoch, "loss": last.loss, "macro_f1": last.macro_f1}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                state.save(Path(folder) / STATE, settings["fingerprint"])
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint)
+
+    fit(
+        model,
+        ray.get(settings["train"]),
+        ray.get(settings["validation"]),
+        TrainingConfig(**settings["config"]),
+        worker=Worker(
+            rank=rank,
+            count=context.get_world_size(),
+            device=str(ray.train.torch.get_device()),
+            wrap=ray.train.torch.prepare_model,
+            sum_over_workers=_sum_over_workers,
+        ),
+        resume=_resume(settings["fingerprint"]),
+        after_epoch=keep,
+        say=(lambda line: print(line, flush=True)) if rank == 0 else (lambda _line: None),
+    )
+
+
+def _resume(fingerprint: str) -> TrainingState | None:
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return TrainingState.load(Path(folder) / STATE, fingerprint)
+
+
+def _sum_over_workers(value: float) -> float:
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return value
+    backend_is_nccl = distributed.get_backend() == "nccl"
+    total = torch.tensor(value, dtype=torch.float64, device="cuda" if backend_is_nccl else "cpu")
+    distributed.all_reduce(total)
+    return float(total)
