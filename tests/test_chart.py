@@ -190,7 +190,7 @@ def test_a_release_with_another_name_keeps_its_url_and_finds_its_own_predictor()
     backends = {ref["name"] for rule in one(objects, "HTTPRoute")["spec"]["rules"] for ref in rule["backendRefs"]}
 
     assert "--model_name=mailtriage" in transformer["args"]
-    assert "--predictor_host=blue-predictor.mail" in transformer["args"]
+    assert "--predictor_host=blue-predictor" in transformer["args"]
     assert {"type": "Exact", "value": "/v1/models/mailtriage:predict"} in paths
     assert {path["type"] for path in paths} == {"Exact"}
     assert backends == {"blue-transformer"}
