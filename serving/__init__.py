@@ -1,0 +1,1 @@
+"""Serving: KServe predictor and transformer, the Envoy gateway before them, and the supervisor that runs all three."""

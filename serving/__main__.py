@@ -1,0 +1,107 @@
+"""`python -m serving`: `up` runs everything on this machine; `predictor` and `transformer` are what containers run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailtriage.errors import MailtriageError
+from serving.routes import MODEL_NAME
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+BundleOption = Annotated[Path, typer.Option("--bundle", help="The bundle to serve.", show_default=False)]
+HostOption = Annotated[str, typer.Option("--host", help="Address to listen on; a pod needs 0.0.0.0.")]
+# KServe's controller appends its own spelling of these, and the last one given counts.
+HttpPortOption = Annotated[int, typer.Option("--http-port", "--http_port", help="Port of V1, V2, health and metrics.")]
+GrpcPortOption = Annotated[
+    int | None, typer.Option("--grpc-port", "--grpc_port", help="Port of V2 over gRPC; off by default.")
+]
+ModelOption = Annotated[str, typer.Option("--model-name", "--model_name", help="The model's name in the routes.")]
+MaxBodyOption = Annotated[int, typer.Option("--max-body", help="Bytes that a request may have; 413 above.")]
+TimeoutOption = Annotated[float, typer.Option("--request-timeout", help="Seconds that a request may take; 503 above.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="Threads of a forward pass; by default the CPU limit.")
+]
+TokenBudgetOption = Annotated[int, typer.Option("--token-budget", help="Tokens of one round of forward passes.")]
+QueueLimitOption = Annotated[int, typer.Option("--queue-limit", help="Mails that may wait; 503 above.")]
+MaxBatchOption = Annotated[int, typer.Option("--max-batch", help="Mails that a request may hold; 413 above.")]
+
+
+@app.command()
+def predictor(
+    bundle: BundleOption,
+    host: HostOption = "127.0.0.1",
+    http_port: HttpPortOption = 8080,
+    grpc_port: GrpcPortOption = None,
+    model_name: ModelOption = MODEL_NAME,
+    threads: ThreadsOption = None,
+    token_budget: TokenBudgetOption = 4096,
+    queue_limit: QueueLimitOption = 512,
+    max_body: MaxBodyOption = 8 * 2**20,
+    request_timeout: TimeoutOption = 30.0,
+) -> None:
+    """Serve the model: token ids in, logits out."""
+    from serving.logs import configure_logging
+
+    configure_logging("predictor")
+    from serving.predictor import Predictor
+    from serving.predictor_client import BUNDLE_DIGEST, MODEL_VERSION
+    from serving.server import MailModelServer, ServerSettings
+
+    model = Predictor.open(
+        model_name,
+        bundle,
+        threads=threads,
+        token_budget=token_budget,
+        queue_limit=queue_limit,
+        timeout=request_timeout,
+    )
+    headers = {BUNDLE_DIGEST: model.bundle_digest, MODEL_VERSION: model.model_version}
+    settings = ServerSettings(host, http_port, grpc_port, max_body, answer_headers=headers, model=model_name)
+    MailModelServer(settings).start([model])
+
+
+@app.command()
+def transformer(
+    bundle: BundleOption,
+    predictor_host: Annotated[
+        str, typer.Option("--predictor-host", "--predictor_host", help="HOST or HOST:PORT of the predictor.")
+    ],
+    host: HostOption = "127.0.0.1",
+    http_port: HttpPortOption = 8080,
+    grpc_port: GrpcPortOption = None,
+    model_name: ModelOption = MODEL_NAME,
+    max_batch: MaxBatchOption = 256,
+    max_body: MaxBodyOption = 8 * 2**20,
+    request_timeout: TimeoutOption = 30.0,
+) -> None:
+    """Serve mails: clean and tokenise, ask the predictor, decode."""
+    from serving.logs import configure_logging
+
+    configure_logging("transformer")
+    from serving.predictor_client import MODEL_VERSION
+    from serving.server import MailModelServer, ServerSettings
+    from serving.transformer import Transformer, TransformerSettings
+
+    limits = TransformerSettings(max_mails=max_batch, timeout=request_timeout)
+    model = Transformer.open(model_name, bundle, predictor_host, limits)
+    headers = {MODEL_VERSION: model.model_version}
+    settings = ServerSettings(host, http_port, grpc_port, max_body, answer_headers=headers, model=model_name)
+    MailModelServer(settings).start([model])
+
+
+def main() -> None:
+    """Run a command; an error of ours is one line and exit status 1."""
+    try:
+        app()
+    except MailtriageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

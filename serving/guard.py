@@ -1,0 +1,225 @@
+"""What every request passes before KServe sees it: routes, media type, size, request id, access log, cancellation.
+
+KServe's server has no body limit, echoes and logs what it cannot parse, offers routes that unload the model, and
+works on for a client that has gone away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from email.message import Message
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.metrics import REQUEST_SECONDS, REQUESTS
+from serving.refusals import Refused, body_too_large, unsupported
+from serving.routes import Route, routes
+
+logger = logging.getLogger("serving.access")
+
+REQUEST_ID = "x-request-id"
+CLIENT = "x-client-id"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer
+
+_request_fields: ContextVar[dict[str, Any] | None] = ContextVar("request_fields", default=None)
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:=/+-]{1,128}")
+
+
+def note(**fields: Any) -> None:
+    """Add fields to the access log line of the current request."""
+    current = _request_fields.get()
+    if current is not None:
+        current.update(fields)
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what is guarded.
+        model: the model's name in the routes.
+        max_body: bytes that a request may have.
+        body_timeout: seconds in which a body must have arrived.
+        answer_headers: headers of every answer.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, model: str, max_body: int, body_timeout: float, answer_headers: Mapping[str, str]
+    ) -> None:
+        self._app = app
+        self._routes = {(route.method, route.path): route for route in routes(model)}
+        self._methods: dict[str, list[str]] = {}
+        for route in self._routes.values():
+            self._methods.setdefault(route.path, []).append(route.method)
+        self._max_body = max_body
+        self._body_timeout = body_timeout
+        self._answer_headers = [(name.encode(), value.encode()) for name, value in answer_headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self._answer_headers)
+        token = _request_fields.set(exchange.fields)
+        try:
+            route = self._route(scope)
+            exchange.route = route.path
+            body = await self._body(route, exchange.headers, receive)
+            await _run_while_connected(self._app, scope, body, receive, exchange.send)
+        except Refused as refused:
+            await exchange.refuse(refused)
+        except _ClientGone:
+            exchange.status = CLIENT_CLOSED_REQUEST
+        except Exception:
+            logger.exception("a request failed", extra={"fields": exchange.fields})
+            await exchange.refuse(
+                Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; see the log")
+            )
+        finally:
+            _request_fields.reset(token)
+            exchange.close()
+
+    def _route(self, scope: Scope) -> Route:
+        route = self._routes.get((scope["method"], scope["path"]))
+        if route is not None:
+            return route
+        methods = self._methods.get(scope["path"])
+        if methods is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is no such route")
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"this route takes {', '.join(methods)}")
+
+    async def _body(self, route: Route, headers: Mapping[str, str], receive: Receive) -> bytes:
+        if not route.media_types:
+            return b""
+        _check_media_type(route, headers)
+        if headers.get("content-length", "").isdigit() and int(headers["content-length"]) > self._max_body:
+            raise body_too_large(self._max_body)
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                return await self._read(receive)
+        except TimeoutError:
+            raise Refused(
+                HTTPStatus.REQUEST_TIMEOUT, "slow_body", f"the body did not arrive within {self._body_timeout:g} s"
+            ) from None
+
+    async def _read(self, receive: Receive) -> bytes:
+        chunks, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._max_body:
+                raise body_too_large(self._max_body)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+
+class _ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+class _Exchange:
+    """One request and its answer, as far as headers, log and metrics go."""
+
+    def __init__(self, scope: Scope, send: Send, answer_headers: list[tuple[bytes, bytes]]) -> None:
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        given = self.headers.get(REQUEST_ID, "")
+        self.request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        # KServe hands the headers to the model, which passes the id on to the predictor.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != REQUEST_ID.encode()]
+        scope["headers"].append((REQUEST_ID.encode(), self.request_id.encode()))
+        self.method = scope["method"]
+        self.route = "other"
+        self.status = 0
+        self.fields: dict[str, Any] = {}
+        self._answer_headers = [*answer_headers, (REQUEST_ID.encode(), self.request_id.encode())]
+        self._send = send
+        self._started = time.perf_counter()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._answer_headers]
+        await self._send(message)
+
+    async def refuse(self, refused: Refused) -> None:
+        self.fields["refused"] = refused.code
+        if self.status:  # the answer has begun: the connection ends here, which the client can tell from a whole one
+            return
+        content = orjson.dumps(refused.body)
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **refused.headers}
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        with contextlib.suppress(OSError):
+            await self.send({"type": "http.response.start", "status": refused.status.value, "headers": pairs})
+            await self.send({"type": "http.response.body", "body": content})
+
+    def close(self) -> None:
+        seconds = time.perf_counter() - self._started
+        REQUESTS.labels(self.route, str(self.status)).inc()
+        REQUEST_SECONDS.labels(self.route).observe(seconds)
+        quiet = self.method == "GET" and self.status < 500
+        fields = {
+            "request_id": self.request_id,
+            "client": self.headers.get(CLIENT, "")[:64],
+            "method": self.method if self.method.isalpha() else "",
+            "route": self.route,
+            "status": self.status,
+            "ms": round(seconds * 1000, 2),
+            **self.fields,
+        }
+        logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+
+
+async def _run_while_connected(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Run the application on a body that is here already, and cancel it when the client goes away."""
+    replayed = False
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal replayed
+        if not replayed:
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    work = asyncio.ensure_future(app(scope, replay, send))
+    watch = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise _ClientGone
+        await work
+    finally:
+        for task in (work, watch):
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_media_type(route: Route, headers: Mapping[str, str]) -> None:
+    encoding = headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise unsupported("bodies must not be compressed; send them without 'Content-Encoding'")
+    header = Message()
+    header["content-type"] = headers.get("content-type", "")
+    if not headers.get("content-type") or header.get_content_type() not in route.media_types:
+        raise unsupported(f"expected 'Content-Type: {' or '.join(route.media_types)}'")
+    if str(header.get_param("charset", "utf-8")).lower() not in ("utf-8", "utf8"):
+        raise unsupported("expected a body in UTF-8")

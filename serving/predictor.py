@@ -1,0 +1,158 @@
+"""The predictor: token ids in, logits out, over the V2 inference protocol."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kserve import InferOutput, InferRequest, InferResponse, Model
+
+from mailtriage.bundle import Bundle
+from mailtriage.features import TokenIds
+from mailtriage.inference import Engine, OnnxEngine
+from serving.batching import Logits, MicroBatcher
+from serving.cpu import cpu_limit
+from serving.dataplane import read_numbers
+from serving.metrics import BUNDLE
+from serving.refusals import bad_request
+
+logger = logging.getLogger("serving.predictor")
+
+WARM_UP_SHAPES = ((1, 8), (1, 64), (8, 32), (16, 64))
+
+
+class Predictor(Model):
+    """A KServe model around a `MicroBatcher`.
+
+    Inputs `input_ids` and `attention_mask` are INT64 of shape (mails, tokens), padded on the right. The answer has one
+    FP32 tensor a task, named by the task's id, of shape (mails, labels); its parameters carry `model_version`,
+    `taxonomy_version` and `bundle_digest`, because KServe's REST client drops the protocol's own `model_version`.
+    """
+
+    platform = "onnxruntime"
+
+    def __init__(self, name: str, bundle: Bundle, batcher: MicroBatcher, timeout: float = 30.0) -> None:
+        super().__init__(name)
+        self.model_version = bundle.model_version
+        self.bundle_digest = bundle.digest
+        self._batcher = batcher
+        self._timeout = timeout
+        self._labels = {task.id: len(task.labels) for task in bundle.taxonomy.tasks}
+        self._max_tokens = int(bundle.manifest["max_tokens"])
+        self._vocabulary_size = bundle.tokenizer.vocabulary_size
+        self._parameters = {
+            "model_version": bundle.model_version,
+            "taxonomy_version": bundle.taxonomy.version,
+            "bundle_digest": bundle.digest,
+        }
+        BUNDLE.labels(bundle.model_version, bundle.taxonomy.version, bundle.digest[:12]).set(1)
+
+    @classmethod
+    def open(
+        cls, name: str, path: str | Path, *, threads: int | None, token_budget: int, queue_limit: int, timeout: float
+    ) -> Predictor:
+        """Open the bundle at `path` and warm its engine up; raises what `Bundle.open` raises."""
+        bundle = Bundle.open(path)
+        threads = threads or cpu_limit()
+        engine = OnnxEngine(bundle, threads)
+        warm_up(engine, int(bundle.manifest["max_tokens"]))
+        batcher = MicroBatcher(engine, token_budget=token_budget, queue_limit=queue_limit)
+        predictor = cls(name, bundle, batcher, timeout)
+        predictor.start()
+        logger.info("loaded", extra={"fields": {"threads": threads, **predictor._parameters}})
+        return predictor
+
+    def start(self) -> None:
+        """Called by us and, again, by the model server."""
+        if not self._batcher.alive:
+            self._batcher.start()
+        self.ready = True
+
+    def stop(self) -> None:
+        self.ready = False
+        threading.Thread(target=self._batcher.stop, name="stop", daemon=True).start()
+
+    async def healthy(self) -> bool:
+        return self.ready and self._batcher.alive
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        return [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in ("input_ids", "attention_mask")]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        return [{"name": task, "datatype": "FP32", "shape": [-1, labels]} for task, labels in self._labels.items()]
+
+    def validate(self, payload: Any) -> Any:
+        return payload
+
+    async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        """Check the tensors and take the padding off.
+
+        Raises:
+            Refused: 400, no V2 request, or tensors that do not fit one another, the vocabulary or the model's length.
+        """
+        if not isinstance(payload, InferRequest):
+            raise bad_request(
+                "wrong_type", "the predictor takes V2 requests with token ids; send mails to the transformer"
+            )
+        input_ids, mask = (self._matrix(payload, name) for name in ("input_ids", "attention_mask"))
+        if input_ids.shape != mask.shape:
+            raise bad_request("wrong_shape", f"'input_ids' is {input_ids.shape}, 'attention_mask' is {mask.shape}")
+        return payload, self._take_padding_off(input_ids, mask)
+
+    async def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> Any:
+        request, mails = payload
+        return request, await self._batcher.submit(mails, self._patience(request))
+
+    async def postprocess(
+        self, result: Any, headers: dict[str, str] | None = None, response_headers: Any = None
+    ) -> Any:
+        request, logits = result
+        return InferResponse(
+            request.id or (headers or {}).get("x-request-id", ""),
+            self.name,
+            [_tensor(task, values) for task, values in logits.items()],
+            model_version=self.model_version,
+            parameters=dict(self._parameters),
+            use_binary_outputs=bool(request.use_binary_outputs),
+            requested_outputs=request.request_outputs,
+        )
+
+    def _matrix(self, request: InferRequest, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        tensor = request.get_input_by_name(name)
+        if tensor is None:
+            raise bad_request("missing_tensor", f"expected the tensor '{name}'")
+        values = read_numbers(tensor, "INT64")
+        if values.ndim != 2 or 0 in values.shape or values.shape[1] > self._max_tokens:
+            raise bad_request(
+                "wrong_shape", f"expected '{name}' to be (mails, up to {self._max_tokens} tokens), found {values.shape}"
+            )
+        return values
+
+    def _take_padding_off(self, input_ids: Any, mask: Any) -> list[TokenIds]:
+        lengths = mask.sum(axis=1)
+        prefix = np.arange(mask.shape[1]) < lengths[:, None]
+        if not (lengths > 0).all() or not np.array_equal(mask, prefix):
+            raise bad_request("wrong_mask", "expected each row of 'attention_mask' to be ones and then zeros")
+        if input_ids.min() < 0 or input_ids.max() >= self._vocabulary_size:
+            raise bad_request("unknown_token", f"expected token ids from 0 to {self._vocabulary_size - 1}")
+        return [row[:length].astype(np.int32) for row, length in zip(input_ids, lengths.tolist(), strict=True)]
+
+    def _patience(self, request: InferRequest) -> float:
+        """Seconds that this request waits: the caller may ask for less than the server's own limit."""
+        wanted = (request.parameters or {}).get("timeout_ms")
+        wanted = getattr(wanted, "int64_param", wanted)
+        return min(self._timeout, wanted / 1000) if isinstance(wanted, int | float) and wanted > 0 else self._timeout
+
+
+def warm_up(engine: Engine, max_tokens: int) -> None:
+    """Run forward passes of several shapes, so that the first mail does not pay for what is set up on first use."""
+    for mails, tokens in (*WARM_UP_SHAPES, (1, max_tokens)):
+        shape = (mails, min(tokens, max_tokens))
+        engine.forward(np.ones(shape, dtype=np.int64), np.ones(shape, dtype=np.int64))
+
+
+def _tensor(name: str, values: Logits) -> InferOutput:
+    return InferOutput(name, list(values.shape), "FP32", data=np.ascontiguousarray(values, dtype=np.float32))

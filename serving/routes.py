@@ -1,0 +1,42 @@
+"""The only routes there are: what the servers answer, and what the gateway lets through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MODEL_NAME = "mailtriage"
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one exact path. `media_types` are what a body may be; `public` routes pass the gateway."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    media_types: tuple[str, ...] = ()
+    public: bool = True
+
+
+def routes(model: str = MODEL_NAME) -> tuple[Route, ...]:
+    """Every route of predictor and transformer, for a model of this name."""
+    return (
+        Route("POST", f"/v1/models/{model}:predict", (JSON,)),
+        Route("POST", f"/v2/models/{model}/infer", (JSON, BINARY)),
+        Route("GET", f"/v1/models/{model}"),
+        Route("GET", f"/v2/models/{model}"),
+        Route("GET", f"/v2/models/{model}/ready"),
+        Route("GET", "/v2/health/live"),
+        Route("GET", "/v2/health/ready"),
+        Route("GET", "/v1/models", public=False),
+        Route("GET", "/v2", public=False),
+        Route("GET", "/", public=False),
+        Route("GET", "/metrics", public=False),
+    )
+
+
+def public_routes(model: str = MODEL_NAME) -> tuple[Route, ...]:
+    """What the gateway lets through."""
+    return tuple(route for route in routes(model) if route.public)
