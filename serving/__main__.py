@@ -32,6 +32,43 @@ MaxBatchOption = Annotated[int, typer.Option("--max-batch", help="Mails that a r
 
 
 @app.command()
+def up(
+    bundle: BundleOption,
+    port: Annotated[int, typer.Option("--port", help="Port of the gateway; 0 takes a free one.")] = 8080,
+    host: HostOption = "127.0.0.1",
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="A file with a line 'CLIENT: KEY' each; by default one is made.")
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", help="Where logs and a generated key go.")] = Path("work/serving"),
+    max_batch: MaxBatchOption = 256,
+    max_body: MaxBodyOption = 8 * 2**20,
+    request_timeout: TimeoutOption = 30.0,
+    threads: ThreadsOption = None,
+    start_timeout: Annotated[
+        float, typer.Option("--start-timeout", help="Seconds until everything must be ready.")
+    ] = 90.0,
+) -> None:
+    """Run predictor, transformer and gateway on this machine until interrupted."""
+    from serving.supervisor import Stack, StackSettings, stop_on_signals
+
+    settings = StackSettings(
+        bundle,
+        port,
+        host,
+        api_keys,
+        work,
+        start_seconds=start_timeout,
+        max_batch=max_batch,
+        max_body=max_body,
+        request_timeout=request_timeout,
+        predictor_options=() if threads is None else ("--threads", str(threads)),
+    )
+    with stop_on_signals(), Stack(settings, say=lambda line: print(line, file=sys.stderr, flush=True)) as stack:
+        print(stack.summary(), flush=True)
+        stack.watch()
+
+
+@app.command()
 def predictor(
     bundle: BundleOption,
     host: HostOption = "127.0.0.1",

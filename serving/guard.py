@@ -96,7 +96,8 @@ class Guard:
         methods = self._methods.get(scope["path"])
         if methods is None:
             raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is no such route")
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"this route takes {', '.join(methods)}")
+        allow = ", ".join(methods)
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"this route takes {allow}", allow=allow)
 
     async def _body(self, route: Route, headers: Mapping[str, str], receive: Receive) -> bytes:
         if not route.media_types:

@@ -30,17 +30,26 @@ class Refused(GrpcException):
         code: short and stable, such as `not_json`.
         message: what was expected and what was found, without text of the request.
         retry_after: seconds after which a client may try again; becomes the header `Retry-After`.
+        allow: the methods of a route that was asked with another; becomes the header `Allow`.
         detail: further fields of the error object, such as `limit`.
     """
 
     def __init__(
-        self, status: HTTPStatus, code: str, message: str, *, retry_after: int | None = None, **detail: Any
+        self,
+        status: HTTPStatus,
+        code: str,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        allow: str = "",
+        **detail: Any,
     ) -> None:
         super().__init__(status_code=GRPC_STATUS.get(status, StatusCode.INTERNAL), details=message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.allow = allow
         self.detail = detail
 
     @property
@@ -49,7 +58,8 @@ class Refused(GrpcException):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        headers = {"retry-after": str(self.retry_after)} if self.retry_after is not None else {}
+        return headers | ({"allow": self.allow} if self.allow else {})
 
 
 def error_body(code: str, message: str, **detail: Any) -> dict[str, Any]:
