@@ -49,17 +49,15 @@ def evaluate(
     *,
     engine: Engine | None = None,
     baseline_train: Sequence[Example] = (),
-    history: Sequence[Mapping[str, float]] = (),
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `report.html` and `*.png` into `output` and return the metrics.
+    """Write `metrics.json`, `report.html`, `*.png` and `confusion_TASK.csv` into `output` and return the metrics.
 
     Args:
         bundle_path: a bundle; it is verified.
         examples: cleaned mails with labels that the model has not seen.
         engine: what runs the model; by default the bundle's ONNX export.
         baseline_train: training mails to fit the baselines on; without them the report has none.
-        history: rows of `plots.training_curve`.
         progress: is told what happens now.
 
     Raises:
@@ -79,11 +77,18 @@ def evaluate(
         progress(f"fitting the baselines on {len(baseline_train):,} mails")
         result["baselines"] = measure_baselines(bundle.taxonomy, baseline_train, examples, answers.true)
     progress("drawing")
-    pictures = draw(output, bundle.taxonomy, answers, result, history)
+    pictures = draw(output, bundle.taxonomy, answers, result, training_history(bundle))
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (output / "metrics.json").write_text(text, encoding="utf-8")
     report.write(output / "report.html", result, pictures, bundle.taxonomy)
     return result
+
+
+def training_history(bundle: Bundle) -> list[dict[str, Any]]:
+    """What training wrote down after each epoch: rows with `epoch`, `loss` and `macro_f1`; empty for older bundles."""
+    if not (bundle.path / "metrics.json").is_file():
+        return []
+    return list(bundle.read_json("metrics.json").get("history", []))
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -201,7 +206,7 @@ def draw(
     result: Mapping[str, Any],
     history: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, Path]:
-    """Draw every picture and return them by name, in the order in which a report shows them."""
+    """Draw every picture, and return them by name in the order of the report; confusion matrices are also CSV."""
     pictures = {"coverage": plots.coverage_curve(output / "coverage.png", *_coverage(taxonomy, answers, result))}
     calibration = {task: _reliability(answers, task) for task in taxonomy.task_ids}
     pictures["reliability"] = plots.reliability_diagram(output / "reliability.png", calibration)
@@ -211,6 +216,7 @@ def draw(
     for task in taxonomy.tasks:
         matrix = metrics.confusion_matrix(len(task.labels), answers.true[task.id], answers.chosen[task.id])
         file = output / f"confusion_{task.id}.png"
+        _write_table(file.with_suffix(".csv"), task.label_ids, matrix)
         pictures[f"confusion_{task.id}"] = plots.confusion_matrix(file, task.id, task.label_ids, matrix)
     counts = {
         task.id: {label: entry["support"] for label, entry in result[task.id]["labels"].items()}
@@ -262,6 +268,19 @@ def _coverage(taxonomy: Taxonomy, answers: Answers, result: Mapping[str, Any]) -
         if result[task]["routing"]["precision"] is not None:
             points[task] = (result[task]["routing"]["coverage"], result[task]["routing"]["precision"])
     return curves, points
+
+
+def _write_table(file: Path, labels: Sequence[str], matrix: Labels) -> None:
+    """A confusion matrix that a spreadsheet opens: first row predicted labels, first column true ones."""
+    lines = [["true \\ predicted", *labels]]
+    lines += [[label, *map(str, row)] for label, row in zip(labels, matrix.tolist(), strict=True)]
+    file.write_text("".join(",".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def read_table(file: Path) -> tuple[list[str], list[list[int]]]:
+    """The labels and the matrix of a `confusion_TASK.csv` that `evaluate` wrote."""
+    header, *rows = (line.split(",") for line in file.read_text(encoding="utf-8").splitlines())
+    return header[1:], [[int(count) for count in row[1:]] for row in rows]
 
 
 def _length(mail: Example) -> str:

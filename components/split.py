@@ -1,0 +1,30 @@
+"""Step 3: train, validation and test mails, such that no near-duplicate stands on two sides."""
+
+from kfp import dsl
+
+from components.image import TRAINING_IMAGE
+
+
+@dsl.component(base_image=TRAINING_IMAGE, install_kfp_package=False)
+def split(
+    examples: dsl.Input[dsl.Dataset],
+    taxonomy: str,
+    seed: int,
+    train: dsl.Output[dsl.Dataset],
+    validation: dsl.Output[dsl.Dataset],
+    test: dsl.Output[dsl.Dataset],
+):
+    """Split cleaned mails 80 : 10 : 10 by group of near-duplicates; the same seed gives the same split."""
+    from pathlib import Path
+
+    from components.metadata import describe
+    from mailtriage.examples import read_examples, write_examples
+    from mailtriage.splitting import split as split_examples
+    from mailtriage.taxonomy import Taxonomy
+
+    version = Taxonomy.parse(taxonomy).version
+    parts = split_examples(list(read_examples(examples.path)), seed=seed)
+    for output, part in ((train, parts.train), (validation, parts.validation), (test, parts.test)):
+        rows = write_examples(Path(output.path), part)
+        output.metadata.update(describe(output.path, rows, version), seed=seed, groups=parts.groups)
+        print(f"{output.name.split('/')[-1]}: {rows:,} mails")

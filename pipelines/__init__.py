@@ -1,0 +1,1 @@
+"""KFP pipelines. `python -m pipelines` compiles them, runs them on this machine, or submits them to a cluster."""

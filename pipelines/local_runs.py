@@ -1,0 +1,136 @@
+"""Runs a pipeline on this machine: the steps of the compiled definition, each in a subprocess of this interpreter."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from kfp import local
+
+from mailtriage.errors import MailtriageError
+
+DEFAULT_ROOT = Path("work/pipeline")
+
+
+class RunFailed(MailtriageError):
+    """A step of a run failed; the message names it and says where its output is."""
+
+
+def run(
+    pipeline: Any, arguments: Mapping[str, Any], root: Path = DEFAULT_ROOT, console: TextIO | None = None
+) -> dict[str, Any]:
+    """Run a KFP pipeline and return its outputs: parameters as values, artifacts with their `.path`.
+
+    Everything that steps and runner print goes to a log file in `root`; `console` gets what a person wants to see.
+
+    Raises:
+        RunFailed: a step failed.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    log_file = root / f"{pipeline.name}-{datetime.now():%Y-%m-%d-%H-%M-%S}.log"
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+    steps = len(pipeline.pipeline_spec.root.dag.tasks)
+    with log_file.open("w", encoding="utf-8") as log, _step_environment(), _warm_tracking():
+        display = StepDisplay(console or sys.stdout, log, steps)
+        try:
+            with contextlib.redirect_stdout(display):
+                return dict(pipeline(**arguments).outputs)
+        except RuntimeError as error:
+            if display.running is None:  # nothing of ours: a fault of the runner
+                raise
+            raise RunFailed(
+                f"step '{display.running}' of pipeline '{pipeline.name}' failed; "
+                f"its output is above, and whole in {log_file}"
+            ) from error
+
+
+class StepDisplay(TextIO):
+    """A text stream between KFP's local runner and a person: steps and what they say, no machinery.
+
+    `running` is the name of the step that runs, or that failed.
+    """
+
+    def __init__(self, console: TextIO, log: TextIO, steps: int) -> None:
+        self.running: str | None = None
+        self._console, self._log, self._steps = console, log, steps
+        self._started = 0.0
+        self._count = 0
+        self._rest = ""
+        self._inside_input = False
+
+    def write(self, text: str) -> int:
+        """Take any piece of text; whole lines are shown or left out."""
+        self._log.write(text)
+        self._log.flush()
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            shown = self._shown(re.sub(r"\x1b\[[0-9;]*m", "", line))
+            if shown:
+                self._console.write(shown + "\n")
+                self._console.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits here but the rest of a line."""
+
+    def isatty(self) -> bool:
+        """Steps print lines, not bars that move."""
+        return False
+
+    def _shown(self, line: str) -> str | None:
+        if started := re.search(r"Executing task '([^']+)'", line):
+            self.running, self._started, self._count = started[1], time.monotonic(), self._count + 1
+            return f"[{self._count}/{self._steps}] {self.running}"
+        if re.search(r"Task '[^']+' finished with status SUCCESS", line):
+            self.running = None
+            return f"      done in {time.monotonic() - self._started:.1f} s"
+        return self._step_line(line[4:].rstrip()) if line.startswith("    ") and self.running else None
+
+    def _step_line(self, line: str) -> str | None:
+        """A line that a step printed, unless KFP's executor did."""
+        if self._inside_input:
+            self._inside_input = line != "}"
+            return None
+        if line.startswith("[KFP Executor"):
+            self._inside_input = line.endswith("Got executor_input:")
+            return None
+        return f"      {line}" if line else None
+
+
+@contextlib.contextmanager
+def _step_environment() -> Iterator[None]:
+    """Steps print as they go and find this repository; KFP does not warn that our image has no "python" in its name."""
+    repository = str(Path(__file__).resolve().parent.parent)
+    paths = [repository, *filter(None, [os.environ.get("PYTHONPATH")])]
+    ours = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    before = {key: os.environ.get(key) for key in ours}
+    os.environ.update(ours)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
+            yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+@contextlib.contextmanager
+def _warm_tracking() -> Iterator[None]:
+    """Let MLflow make its database while the first steps, which use one core, run: its migrations take seconds."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        yield
+        return
+    code = "from mailtriage import tracking; tracking.client().search_experiments(max_results=1)"
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, "-c", code], stdin=quiet, stdout=quiet, stderr=quiet) as warming:
+        try:
+            yield
+        finally:
+            warming.terminate()
