@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BUILDER ?= docker
+STAGES ?= serving training
 export UV_LINK_MODE ?= hardlink
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,11 +23,11 @@ test: $(VENV)/.test lint ## lint, types and the whole test suite
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test-cluster: $(VENV)/.test ## install, use and break the chart on the cluster that KUBECONFIG names
-	@$(BIN)/python -m pytest tests/cluster
+test-cluster: $(VENV)/.test ## use the chart and the manifests on the cluster that KUBECONFIG names (LOADER=COMMAND loads an image into it)
+	@BUILDER="$(BUILDER)" LOADER="$(LOADER)" $(BIN)/python -m pytest tests/cluster
 
-images: ## build the container images (BUILDER=docker, buildah or a path)
-	@for stage in serving training; do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:dev .; done
+images: ## build the container images (BUILDER=docker, buildah or a path; STAGES=serving builds one)
+	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:dev .; done
 
 lock: $(VENV)/bin/uv ## resolve the dependencies again, after a change in pyproject.toml
 	@requirements/lock

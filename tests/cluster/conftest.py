@@ -1,0 +1,191 @@
+"""Tests against the cluster that KUBECONFIG names: KServe, Envoy Gateway and KubeRay must be there.
+
+Without one they are skipped, with the reason. Where a skip must not happen (`MAILTRIAGE_NO_SKIPS=1`), it is a failure.
+The images are built with BUILDER (`make images`) and brought into the cluster with the command LOADER, if one is given.
+The node must see this machine's folders, because the bundle and the training data lie on a hostPath volume.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import httpx
+import pytest
+from installation import API_KEY, Release
+from kube import KubectlFailed, Namespace, kubectl, wait_until
+
+from mailtriage.mail import Email
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "charts" / "mailtriage"
+NEEDED = (
+    "inferenceservices.serving.kserve.io",
+    "securitypolicies.gateway.envoyproxy.io",
+    "httproutes.gateway.networking.k8s.io",
+    "rayjobs.ray.io",
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped and os.environ.get("MAILTRIAGE_NO_SKIPS") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"skips are not allowed here: {reason}"
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("cluster")
+            item.add_marker(pytest.mark.timeout(1800))  # the first one builds and loads the images
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """There is a cluster, and it has what we install on."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("no cluster: KUBECONFIG is not set")
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on PATH")
+    try:
+        kubectl("get", "--raw", "/readyz", timeout=30)
+        kubectl("get", "customresourcedefinitions", *NEEDED, "--output=name")
+    except (KubectlFailed, subprocess.TimeoutExpired) as failure:
+        pytest.skip(f"no cluster that has KServe, Envoy Gateway and KubeRay: {failure}")
+
+
+def build_and_load(stage: str) -> str:
+    """Build a stage of the Dockerfile, bring it into the cluster, and return the image's name."""
+    builder, image = os.environ.get("BUILDER", "docker"), f"docker.io/mailtriage/{stage}:dev"
+    if shutil.which(builder) is None:
+        pytest.skip(f"the image builder '{builder}' is not there (BUILDER=PATH names another)")
+    subprocess.run(["make", "images", f"STAGES={stage}", f"BUILDER={builder}"], cwd=ROOT, check=True)
+    if loader := os.environ.get("LOADER"):
+        subprocess.run([*loader.split(), image], cwd=ROOT, check=True)
+    return image
+
+
+@pytest.fixture(scope="session")
+def serving_image(cluster: None) -> str:
+    return build_and_load("serving")
+
+
+@pytest.fixture(scope="session")
+def training_image(cluster: None) -> str:
+    return build_and_load("training")
+
+
+@pytest.fixture(scope="session")
+def namespace(cluster: None) -> Iterator[Namespace]:
+    """A namespace that enforces Pod Security `restricted`; gone after the tests."""
+    name = f"mailtriage-test-{secrets.token_hex(3)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    made = Namespace(name)
+    made.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield made
+    kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of this machine that pods mount as the claim `mailtriage-shared`; any user may write into it."""
+    folder = tmp_path_factory.mktemp("shared")
+    folder.chmod(0o777)
+    volume = f"{namespace.name}-shared"
+    size, modes = {"storage": "10Gi"}, ["ReadWriteMany"]
+    namespace.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                "capacity": size,
+                "accessModes": modes,
+                "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {"namespace": namespace.name, "name": "mailtriage-shared"},
+                "hostPath": {"path": str(folder), "type": "Directory"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "mailtriage-shared"},
+            "spec": {
+                "accessModes": modes,
+                "storageClassName": "",
+                "volumeName": volume,
+                "resources": {"requests": size},
+            },
+        },
+    )
+    yield folder
+    kubectl("delete", "persistentvolume", volume, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def training_data(mails: list[Email], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled mails as rows of a file."""
+    file = tmp_path_factory.mktemp("data") / "train.jsonl"
+    file.write_text("".join(json.dumps(mail.to_record()) + "\n" for mail in mails), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def helm_config(namespace: Namespace) -> Iterator[helm.Config]:
+    with helm.Config(kubeconfig_path=os.environ["KUBECONFIG"], namespace=namespace.name) as config:
+        yield config
+
+
+@pytest.fixture(scope="session")
+def release(
+    namespace: Namespace, helm_config: helm.Config, serving_image: str, shared_folder: Path, bundle_path: Path
+) -> Iterator[Release]:
+    """The chart, installed with a real bundle on a volume; both deployments are ready."""
+    shutil.copytree(bundle_path, shared_folder / "bundles" / "current")
+    subprocess.run(["chmod", "-R", "a+rX", str(shared_folder)], check=True)
+    repository, tag = serving_image.rsplit(":", 1)
+    small = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    values = {
+        "image": {"repository": repository, "tag": tag},
+        "bundle": {"storageUri": "pvc://mailtriage-shared/bundles/current"},
+        "predictor": {"resources": small},
+        "transformer": {"resources": small},
+        "test": {"client": "crm"},
+    }
+    namespace.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "mailtriage-api-keys"},
+            "stringData": {"crm": API_KEY},
+        }
+    )
+    helm_config.install(CHART, "mailtriage", values)
+    # The InferenceService is Ready before its pods are.
+    namespace.wait_for_deployments("mailtriage-predictor", "mailtriage-transformer")
+    address = wait_until("the Gateway has an address", lambda: gateway_address(namespace), 120, namespace.report)
+    with httpx.Client(base_url=f"http://{address}", timeout=60) as client:
+        wait_until("the Gateway asks for a key", lambda: status_of(client) == 401, 60, namespace.report)
+        yield Release("mailtriage", namespace, client)
+    helm_config.uninstall("mailtriage")
+
+
+def gateway_address(namespace: Namespace) -> str | None:
+    addresses = namespace.get("gateway", "mailtriage").get("status", {}).get("addresses", [])
+    return addresses[0]["value"] if addresses else None
+
+
+def status_of(client: httpx.Client) -> int | None:
+    try:
+        return client.get("/v2/health/ready").status_code
+    except httpx.TransportError:
+        return None

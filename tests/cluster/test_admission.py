@@ -1,0 +1,111 @@
+"""Every object that we publish is accepted by the API server, the webhooks and Pod Security, without unknown fields."""
+
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+from kube import KubectlFailed, Namespace, kubectl
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "charts" / "mailtriage"
+CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+def rendered(values: dict[str, Any], namespace: Namespace) -> list[dict[str, Any]]:
+    with helm.Chart.load(CHART) as chart:
+        manifests = chart.render(values, name="dry-run", namespace=namespace.name)
+    texts = [text for path, text in manifests.items() if path.endswith(".yaml")]
+    return [item for text in texts for item in yaml.safe_load_all(text) if item]
+
+
+@pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
+def test_objects_of_the_chart_are_accepted(namespace: Namespace, path: Path) -> None:
+    objects = rendered(yaml.safe_load(path.read_text(encoding="utf-8")), namespace)
+    for item in objects:
+        if item["kind"] == "Pod":  # its own ServiceAccount is not there in a dry run
+            item["spec"]["serviceAccountName"] = "default"
+
+    namespace.apply(*objects, dry_run=True)
+
+
+def test_an_unknown_field_would_be_refused(namespace: Namespace) -> None:
+    (service,) = [
+        item
+        for item in rendered({"bundle": {"storageUri": "s3://m/3"}}, namespace)
+        if item["kind"] == "InferenceService"
+    ]
+    service["spec"]["predictor"]["minReplica"] = 1
+
+    with pytest.raises(KubectlFailed, match="minReplica"):
+        namespace.apply(service, dry_run=True)
+
+
+@pytest.mark.parametrize("overlay", ["dev", "prod"])
+def test_objects_of_an_overlay_are_accepted(namespace: Namespace, overlay: str) -> None:
+    objects = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "overlays" / overlay))))
+    assert {item["metadata"]["namespace"] for item in objects if item["kind"] != "Namespace"} == {
+        f"mailtriage-{overlay}"
+    }
+
+    for item in objects:
+        if item["kind"] != "Namespace":
+            item["metadata"]["namespace"] = namespace.name
+
+    namespace.apply(*objects, dry_run=True)
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_ray_jobs_are_accepted(namespace: Namespace, variant: str) -> None:
+    objects = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "training" / variant))))
+
+    namespace.apply(*objects, dry_run=True)
+
+
+@pytest.mark.parametrize("role", ["head", "worker", "submitter"])
+def test_pods_of_a_ray_job_pass_pod_security(namespace: Namespace, role: str) -> None:
+    """The RayJob itself is no pod: a forbidden one would only show as a cluster that never starts."""
+    (job,) = [
+        item
+        for item in yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "training" / "cpu")))
+        if item["kind"] == "RayJob"
+    ]
+    cluster = job["spec"]["rayClusterSpec"]
+    template = {
+        "head": cluster["headGroupSpec"]["template"],
+        "worker": cluster["workerGroupSpecs"][0]["template"],
+        "submitter": job["spec"]["submitterPodTemplate"],
+    }[role]
+
+    namespace.apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"dry-run-{role}"}, "spec": template["spec"]},
+        dry_run=True,
+    )
+
+
+def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(namespace: Namespace) -> None:
+    objects = [
+        item
+        for item in yaml.safe_load_all(
+            (ROOT / "manifests" / "base" / "pipeline-runner.yaml").read_text(encoding="utf-8")
+        )
+        if item
+    ]
+    namespace.apply(*objects)
+
+    def may(verb: str, resource: str) -> bool:
+        kind, _, subresource = resource.partition("/")
+        options = ["--as=system:serviceaccount:kubeflow:pipeline-runner", f"--subresource={subresource}"]
+        try:
+            return namespace.kubectl("auth", "can-i", verb, kind, *options).strip() == "yes"
+        except KubectlFailed:  # `no` exits with 1
+            return False
+
+    reading, following = ("get", "list", "watch"), ("pods", "pods/log", "events")
+    wanted = {("rayjobs.ray.io", verb) for verb in ("create", "delete", *reading)}
+    wanted |= {(resource, verb) for resource in following for verb in reading}
+    resources = ("rayjobs.ray.io", "rayclusters.ray.io", *following, "pods/exec", "secrets", "configmaps")
+    verbs = (*reading, "create", "delete", "update", "patch")
+
+    assert {(resource, verb) for resource in resources for verb in verbs if may(verb, resource)} == wanted
