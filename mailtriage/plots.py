@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DPI = 130
+WIDTH = 9.4  # inches; one width for most pictures, so that letters are equally large in a report
 STEADY_BIN = 10  # mails; the share of fewer says little
 INK, MUTED, GRID = "#1f2933", "#6b7280", "#d9dee3"
 COLOURS = ("#1f6f9f", "#d9722e", "#3a8f5c", "#8a5aa8", "#b8475a", "#8a7a3d")  # apart for the colour-blind, too
@@ -18,7 +19,7 @@ COLOURS = ("#1f6f9f", "#d9722e", "#3a8f5c", "#8a5aa8", "#b8475a", "#8a7a3d")  # 
 def label_distribution(path: Path, counts: Mapping[str, Mapping[str, int]]) -> Path:
     """How many mails carry each label: task -> label -> mails, one panel a task, the largest on top."""
     rows = max(len(labels) for labels in counts.values())
-    figure = _figure(4.6 * len(counts), 1.2 + 0.27 * rows)
+    figure = _figure(max(WIDTH, 3.6 * len(counts)), 1.2 + 0.25 * rows)
     for axes, colour, (task, labels) in zip(_panels(figure, len(counts)), COLOURS, counts.items(), strict=False):
         ordered = sorted(labels.items(), key=lambda item: item[1])
         bars = axes.barh([name for name, _ in ordered], [count for _, count in ordered], color=colour, height=0.72)
@@ -36,7 +37,7 @@ def confusion_matrix(path: Path, task: str, labels: Sequence[str], matrix: NDArr
     """Counts of true against predicted labels, shape (labels, labels); the shade is the share of the true label."""
     occurs = [i for i in range(len(labels)) if matrix[i].sum() or matrix[:, i].sum()]
     counts, names = matrix[np.ix_(occurs, occurs)], [labels[i] for i in occurs]
-    size = 3.4 + 0.36 * len(names)
+    size = 3.0 + 0.32 * len(names)
     figure = _figure(size + 0.9, size)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -64,7 +65,7 @@ def reliability_diagram(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> P
 
     `tasks` maps a task to `before` and `after` (rows of `metrics.reliability`), `ece_before` and `ece_after`.
     """
-    figure = _figure(4.6 * len(tasks), 5.2)
+    figure = _figure(WIDTH, 1.8 + WIDTH / len(tasks))
     for axes, (task, values) in zip(_panels(figure, len(tasks)), tasks.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for which, colour, marker in (("before", COLOURS[1], "s"), ("after", COLOURS[0], "o")):
@@ -77,7 +78,7 @@ def reliability_diagram(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> P
             axes.scatter([], [], s=36, color=colour, marker=marker, label=label)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=_words(task), xlabel="confidence", ylabel="share right")
         axes.set_aspect("equal")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, handletextpad=0.2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, handletextpad=0.2)
         _bare(axes, grid="both")
     return _save(figure, path)
 
@@ -91,21 +92,21 @@ def coverage_curve(
 
     `curves` maps a name to (coverage, precision) arrays; `points` maps a name to where the thresholds put it.
     """
-    figure = _figure(7.6, 4.8)
+    figure = _figure(WIDTH, 4.9)
     axes = figure.subplots()
     lowest = 1.0
     for colour, (name, (coverage, precision)) in zip(COLOURS, curves.items(), strict=False):
-        axes.plot(coverage, precision, color=colour, linewidth=2, label=_words(name))
-        settled = precision[coverage >= 0.05]  # the first few mails jump about
-        lowest = min(lowest, float(settled.min())) if len(settled) else lowest
+        settled = slice(min(STEADY_BIN, len(coverage)) - 1, None)  # the first few mails jump about
+        axes.plot(coverage[settled], precision[settled], color=colour, linewidth=2, label=_words(name))
+        lowest = min(lowest, float(precision[settled].min()))
         if name in points:
             axes.scatter(*points[name], s=70, color=colour, edgecolor="white", linewidth=1.5, zorder=4)
             lowest = min(lowest, points[name][1])
     bottom = max(0.0, np.floor((lowest - 0.02) * 20) / 20)
     axes.set(xlim=(0, 1.01), ylim=(bottom, 1.0 + 0.02 * (1 - bottom)), xlabel="coverage: share of mails answered")
     axes.set_ylabel("precision: share of those right")
-    axes.set_title("What could be routed without a person (dot: the thresholds in the bundle)")
-    axes.legend(loc="lower left", frameon=False)
+    axes.set_title("Precision against coverage (dot: at the bundle's threshold)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(curves), frameon=False)
     _percent(axes)
     _bare(axes, grid="both")
     return _save(figure, path)
@@ -116,7 +117,7 @@ def label_f1(path: Path, task: str, labels: Mapping[str, Mapping[str, Any]]) -> 
     shown = sorted(
         ((name, entry) for name, entry in labels.items() if entry["support"]), key=lambda item: item[1]["f1"]
     )
-    figure = _figure(8.2, 1.3 + 0.32 * len(shown))
+    figure = _figure(WIDTH, 1.3 + 0.3 * len(shown))
     axes = figure.subplots()
     f1 = np.array([entry["f1"] for _, entry in shown])
     ends = np.array([entry.get("intervals", {}).get("f1", (entry["f1"],) * 2) for _, entry in shown]).reshape(-1, 2)
@@ -138,7 +139,7 @@ def label_f1(path: Path, task: str, labels: Mapping[str, Mapping[str, Any]]) -> 
 
 def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
     """Training loss and validation macro-F1 over epochs; a row of `history` has `epoch`, `loss` and `macro_f1`."""
-    figure = _figure(9.6, 3.7)
+    figure = _figure(WIDTH, 3.6)
     epochs = [row["epoch"] for row in history]
     panels = (("loss", "Training loss"), ("macro_f1", "Validation macro-F1, mean over tasks"))
     for axes, colour, (key, title) in zip(_panels(figure, 2), COLOURS, panels, strict=False):

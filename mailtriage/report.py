@@ -59,6 +59,7 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
     return {
         "model": metrics["model"],
         "overall": metrics["overall"],
+        "title": _title(metrics["model"]),
         "verdict": _verdict(metrics["overall"]),
         "tiles": _tiles(metrics, taxonomy),
         "sections": _sections(pictures),
@@ -69,6 +70,11 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
         "interval": _interval,
         "code_version": mailtriage.__version__,
     }
+
+
+def _title(model: Mapping[str, Any]) -> str:
+    registered = not str(model["version"]).startswith("unregistered")
+    return f"{model['name']} version {model['version']}" if registered else f"{model['name']}, not registered yet"
 
 
 def _verdict(overall: Mapping[str, Any]) -> str:
@@ -91,8 +97,8 @@ def _tiles(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, str
     ]
     tiles.append({"value": f"{100 * overall['exact_match']:.1f} %", "label": "mails with every label right"})
     before, after = overall["invalid_before_decoding"], overall["invalid_after_decoding"]
-    label = "impossible combinations, before and after joint decoding"
-    tiles.append({"value": f"{100 * before:.1f} → {100 * after:.1f} %", "label": label})
+    label = "impossible combinations, without and with joint decoding"
+    tiles.append({"value": f"{100 * before:.1f} → {100 * after:.1f}\u00a0%", "label": label})
     return tiles
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import mailtriage
 DEFAULT_FOLDER = Path("work/mlflow")
 EXPERIMENT = "mailtriage"
 UNLOGGED = ("slices", "model")  # in metrics.json only: too many, or no numbers
+_FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in the name of a metric
 _BATCH = 1000  # metrics in one request, the most that MLflow takes
 
 
@@ -107,7 +109,7 @@ def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, f
         if isinstance(value, Mapping):
             result |= flatten_metrics(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            result[f"{prefix}{key}"] = float(value)
+            result[_FORBIDDEN.sub("_", f"{prefix}{key}")] = float(value)
     return result
 
 

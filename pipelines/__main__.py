@@ -47,7 +47,7 @@ def run(
     pipeline = catalogue.load(name)
     settings = load_config(config)
     arguments = {
-        "data": _data(data, local, taxonomy or Path(settings.taxonomy)),
+        "data": _data(data, local),
         "taxonomy": (taxonomy or Path(settings.taxonomy)).read_text(encoding="utf-8"),
         "config": config.read_text(encoding="utf-8"),
         "experiment": experiment,
@@ -69,7 +69,7 @@ def run(
     typer.echo(f"MLflow  run {outputs['run_id']}")
 
 
-def _data(data: str, local: bool, taxonomy: Path) -> str:
+def _data(data: str, local: bool) -> str:
     """The address of the mails as the steps see it; sample mails are made where none is named."""
     if data:
         return data if "://" in data or not local else str(Path(data).resolve())
@@ -79,7 +79,7 @@ def _data(data: str, local: bool, taxonomy: Path) -> str:
 
     file = Path("work/sample/mails.jsonl").resolve()
     typer.echo(f"no --data: making {SAMPLE_ROWS:,} synthetic mails in {file}")
-    write_sample(file, SAMPLE_ROWS, SAMPLE_SEED, taxonomy)
+    write_sample(SAMPLE_ROWS, SAMPLE_SEED, file)
     return str(file)
 
 

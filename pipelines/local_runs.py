@@ -106,7 +106,7 @@ class StepDisplay(TextIO):
 
 @contextlib.contextmanager
 def _step_environment() -> Iterator[None]:
-    """Steps print as they go and find this repository; KFP does not warn that our image has no "python" in its name."""
+    """Steps print as they go and find this repository; KFP's warnings that only matter on a cluster are left out."""
     repository = str(Path(__file__).resolve().parent.parent)
     paths = [repository, *filter(None, [os.environ.get("PYTHONPATH")])]
     ours = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
@@ -114,7 +114,8 @@ def _step_environment() -> Iterator[None]:
     os.environ.update(ours)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
+            warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)  # image's name
+            warnings.filterwarnings("ignore", message="Task '.*settings", category=UserWarning)  # resource requests
             yield
     finally:
         for key, value in before.items():
