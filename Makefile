@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BUILDER ?= docker
 STAGES ?= serving training
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 export UV_LINK_MODE ?= hardlink
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ test-cluster: $(VENV)/.test ## use the chart and the manifests on the cluster th
 	@BUILDER="$(BUILDER)" LOADER="$(LOADER)" $(BIN)/python -m pytest tests/cluster
 
 images: ## build the container images (BUILDER=docker, buildah or a path; STAGES=serving builds one)
-	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:dev .; done
+	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:$(VERSION) .; done
 
 lock: $(VENV)/bin/uv ## resolve the dependencies again, after a change in pyproject.toml
 	@requirements/lock

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import mailtriage
+from serving.routes import public_routes
 
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "mailtriage"
@@ -194,6 +195,13 @@ def test_a_release_with_another_name_keeps_its_url_and_finds_its_own_predictor()
     assert {"type": "Exact", "value": "/v1/models/mailtriage:predict"} in paths
     assert {path["type"] for path in paths} == {"Exact"}
     assert backends == {"blue-transformer"}
+
+
+def test_gateway_lets_through_what_the_servers_declare_public() -> None:
+    rules = one(rendered(MINIMAL), "HTTPRoute")["spec"]["rules"]
+    paths = sorted(match["path"]["value"] for rule in rules for match in rule["matches"])
+
+    assert paths == sorted(route.path for route in public_routes())
 
 
 def test_policies_hang_on_the_gateway_so_that_no_route_escapes_them() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import mailtriage
 from mailtriage.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,17 @@ def pod_templates(job: Object) -> dict[str, Object]:
         "worker": workers["template"],
         "submitter": job["spec"]["submitterPodTemplate"],
     }
+
+
+def worker_cpus(variant: str) -> int:
+    resources = pod_templates(ray_job())["worker"]["spec"]["containers"][0]["resources"]
+    if variant == "gpu":
+        (resources,) = [
+            patch["value"]
+            for patch in documents(MANIFESTS / "training" / "gpu" / "workers.yaml")[0]
+            if patch["path"].endswith("/resources")
+        ]
+    return int(resources["limits"]["cpu"])
 
 
 def test_base_is_the_rendered_chart() -> None:
@@ -135,14 +147,27 @@ def test_ray_of_the_job_is_the_ray_of_the_image() -> None:
     assert ray_job()["spec"]["rayClusterSpec"]["rayVersion"] == locked
 
 
+def test_images_of_the_job_are_what_make_images_builds() -> None:
+    images = {template["spec"]["containers"][0]["image"] for template in pod_templates(ray_job()).values()}
+
+    assert images == {f"docker.io/mailtriage/training:{mailtriage.__version__}"}
+
+
+def test_training_on_gpus_uses_the_production_configuration() -> None:
+    mounted = load_config(MANIFESTS / "training" / "gpu" / "train.yaml")
+    production = load_config(ROOT / "configs" / "production.yaml")
+
+    assert mounted.model_copy(update={"taxonomy": production.taxonomy}) == production
+
+
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_training_configuration_fits_the_cluster_that_the_job_asks_for(variant: str) -> None:
     config = load_config(MANIFESTS / "training" / variant / "train.yaml")
     workers = ray_job()["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    cpus = int(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    cpus = worker_cpus(variant)
 
     assert config.workers == workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"]
     assert config.worker_cpus <= cpus
     assert config.storage is not None
-    assert config.storage.startswith("/shared/")
+    assert config.storage.startswith("/mnt/training/")
     assert config.gpus is (variant == "gpu")

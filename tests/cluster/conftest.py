@@ -20,6 +20,7 @@ import pytest
 from installation import API_KEY, Release
 from kube import KubectlFailed, Namespace, kubectl, wait_until
 
+import mailtriage
 from mailtriage.mail import Email
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,7 +65,7 @@ def cluster() -> None:
 
 def build_and_load(stage: str) -> str:
     """Build a stage of the Dockerfile, bring it into the cluster, and return the image's name."""
-    builder, image = os.environ.get("BUILDER", "docker"), f"docker.io/mailtriage/{stage}:dev"
+    builder, image = os.environ.get("BUILDER", "docker"), f"docker.io/mailtriage/{stage}:{mailtriage.__version__}"
     if shutil.which(builder) is None:
         pytest.skip(f"the image builder '{builder}' is not there (BUILDER=PATH names another)")
     subprocess.run(["make", "images", f"STAGES={stage}", f"BUILDER={builder}"], cwd=ROOT, check=True)

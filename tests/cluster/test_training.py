@@ -14,7 +14,7 @@ SMALL = Path(__file__).parent / "training"
 def test_a_ray_job_trains_a_bundle_onto_the_shared_volume(
     namespace: Namespace, training_image: str, shared_folder: Path, training_data: Path
 ) -> None:
-    for name in ("data", "bundles", "checkpoints", "huggingface"):
+    for name in ("data", "bundles", "ray", "huggingface"):
         (shared_folder / name).mkdir(exist_ok=True)
         (shared_folder / name).chmod(0o777)
     (shared_folder / "data" / "train.jsonl").write_bytes(training_data.read_bytes())
