@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mailtriage.config import TrainingConfig
@@ -36,11 +37,12 @@ def _load_pretrained(config: TrainingConfig) -> tuple[PreTrainedModel, Tokenizer
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
-        settings = AutoConfig.from_pretrained(config.encoder)
-        if config.encoder_layers is not None:
-            settings.num_hidden_layers = config.encoder_layers
-        model = AutoModel.from_pretrained(config.encoder, config=settings)
-        tokenizer = AutoTokenizer.from_pretrained(config.encoder, use_fast=True)
+        with quiet_transformers():
+            settings = AutoConfig.from_pretrained(config.encoder)
+            if config.encoder_layers is not None:
+                settings.num_hidden_layers = config.encoder_layers
+            model = AutoModel.from_pretrained(config.encoder, config=settings)
+            tokenizer = AutoTokenizer.from_pretrained(config.encoder, use_fast=True)
     except (OSError, ValueError, KeyError) as error:
         raise EncoderError(
             f"cannot load the encoder '{config.encoder}': expected '{EMBEDDED}', the name of a model that this machine "
@@ -49,3 +51,19 @@ def _load_pretrained(config: TrainingConfig) -> tuple[PreTrainedModel, Tokenizer
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise EncoderError(f"the encoder '{config.encoder}' has no fast tokenizer, which serving needs")
     return model, tokenizer.backend_tokenizer
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back progress bars and notes of `transformers`; its errors still come."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -17,6 +17,7 @@ from mailtriage.bundle import Bundle, write_manifest
 from mailtriage.calibration import fit_temperature
 from mailtriage.config import TrainingConfig
 from mailtriage.decoding import Decoder
+from mailtriage.encoders import quiet_transformers
 from mailtriage.examples import Example
 from mailtriage.export import export_onnx
 from mailtriage.fitting import Epoch, Say, Tokenised, TrainingState, fit, mean_macro_f1, predict_logits, prepare
@@ -136,7 +137,8 @@ def _seal(
     decoder = Decoder(taxonomy, temperatures)
     thresholds = _compile_thresholds(decoder, logits, validation, config)
     say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
-    model.save_pretrained(folder / "model")
+    with quiet_transformers():
+        model.save_pretrained(folder / "model")
     say("exporting to ONNX")
     engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
     score = mean_macro_f1(logits, validation.targets)

@@ -1,0 +1,196 @@
+"""The command `mailtriage`: each command reads files, calls the core, and says what it did."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mailtriage import __version__
+from mailtriage.errors import MailtriageError
+
+app = typer.Typer(
+    help="Sorts customer e-mail: cleans it, gives it three labels, and decides who looks at it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+taxonomy_app = typer.Typer(help="Work with a taxonomy.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Work with a bundle.", no_args_is_help=True)
+app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(bundle_app, name="bundle")
+console = Console(stderr=True, highlight=False)
+
+ExistingFile = Annotated[Path, typer.Argument(exists=True, readable=True)]
+
+
+def main() -> None:
+    """Run the command; our own errors end it with one line and exit code 1."""
+    try:
+        app()
+    except MailtriageError as error:
+        console.print(f"[red]error:[/] {type(error).__name__}: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def say(line: str) -> None:
+    """A line of progress, on standard error."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+@app.command()
+def sample(
+    rows: Annotated[int, typer.Option(min=1, help="How many mails.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same mails.")] = 1,
+) -> None:
+    """Write synthetic mails of a brokerage's clients, with labels."""
+    from mailtriage.sample import write_sample
+
+    write_sample(rows, seed, output)
+    say(f"wrote {rows:,} synthetic mails to {output}")
+
+
+@taxonomy_app.command("check")
+def check_taxonomy(file: Path) -> None:
+    """Read a taxonomy, say what is in it, or what contradicts itself."""
+    from mailtriage.taxonomy import Taxonomy
+
+    taxonomy = Taxonomy.load(file)
+    labels = ", ".join(f"{len(task.labels)} of {task.id}" for task in taxonomy.tasks)
+    combinations = "all combinations" if taxonomy.combinations is None else f"{len(taxonomy.combinations)} combinations"
+    print(f"{file} is sound: version {taxonomy.version}; labels: {labels}; {combinations} valid")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="Training configuration, YAML.")],
+    data: Annotated[Path, typer.Option(help="A file or folder of labelled mails.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+) -> None:
+    """Clean, split and train; write a bundle. A stopped run goes on when it is started again."""
+    from mailtriage.config import load_config
+    from mailtriage.examples import Example
+    from mailtriage.ingestion import read_labelled
+    from mailtriage.readers import Rejected, write_rejected
+    from mailtriage.splitting import split
+    from mailtriage.taxonomy import Taxonomy
+    from mailtriage.training import train as train_bundle
+
+    settings = load_config(config)
+    taxonomy = Taxonomy.load(settings.taxonomy)
+    rows = list(read_labelled(data, taxonomy))
+    rejected = [row for row in rows if isinstance(row, Rejected)]
+    if rejected:
+        quarantine = output.with_name(output.name + ".quarantine.jsonl")
+        write_rejected(quarantine, rejected)
+        say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
+    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
+    parts = split(examples, seed=settings.seed)
+    result = train_bundle(settings, taxonomy, parts.train, parts.validation, output, say)
+    say(f"validation macro-F1 {result.validation_macro_f1:.3f}; the bundle is in {output}")
+
+
+@app.command()
+def evaluate(
+    bundle: Path, data: ExistingFile, output: Annotated[Path, typer.Option(help="Folder for the report.")]
+) -> None:
+    """Measure a bundle on labelled mails: metrics.json, report.html and pictures."""
+    from mailtriage.bundle import Bundle
+    from mailtriage.evaluation import evaluate as evaluate_bundle
+    from mailtriage.examples import Example
+    from mailtriage.ingestion import read_labelled
+    from mailtriage.readers import Rejected
+
+    taxonomy = Bundle.open(bundle).taxonomy
+    rows = list(read_labelled(data, taxonomy))
+    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
+    metrics = evaluate_bundle(bundle, examples, output)
+    for task in taxonomy.task_ids:
+        scores = metrics[task]
+        print(f"{task:20} accuracy {scores['accuracy']:.3f}  macro-F1 {scores['macro_f1']:.3f}")
+    say(f"{len(rows) - len(examples):,} rows could not be used; the report is {output / 'report.html'}")
+
+
+@app.command()
+def clean(
+    mails: Annotated[Path, typer.Argument(exists=True, help="A file or folder of raw mails.")],
+    output: Annotated[Path, typer.Argument(help="JSONL file to write.")],
+    quarantine: Annotated[Path | None, typer.Option(help="JSONL file for rows that cannot be read.")] = None,
+) -> None:
+    """Cut mails down to what the client wrote now, and say what was removed."""
+    from mailtriage.bulk_cleaning import clean_file
+
+    counts = clean_file(mails, output, quarantine)
+    say(f"wrote {counts.cleaned:,} cleaned mails to {output}; {counts.rejected:,} rows could not be read")
+
+
+@app.command()
+def predict(bundle: Path, mails: ExistingFile, output: Path) -> None:
+    """Label mails with a bundle; write one JSON answer a mail, in order, as the REST route gives."""
+    from mailtriage.bundle import Bundle
+    from mailtriage.inference import OnnxEngine, Triage
+    from mailtriage.inference import predict as predict_mails
+    from mailtriage.readers import Rejected, read_mails
+
+    opened = Bundle.open(bundle)
+    triage, engine = Triage.from_bundle(opened), OnnxEngine(opened)
+
+    def answers() -> Iterator[dict[str, Any]]:
+        for batch in _batches(read_mails(mails), 256):
+            usable = [mail for mail in batch if not isinstance(mail, Rejected)]
+            predictions = iter(predict_mails(triage, engine, usable))
+            for mail in batch:
+                yield _error(mail) if isinstance(mail, Rejected) else next(predictions).to_record()
+
+    say(f"wrote {_write_rows(output, answers()):,} answers to {output}")
+
+
+@bundle_app.command("verify")
+def verify_bundle(bundle: Path) -> None:
+    """Check a bundle's files, checksums and versions."""
+    from mailtriage.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    print(f"{bundle} is whole: model {opened.model_version}, taxonomy {opened.taxonomy.version}, {opened.digest[:12]}")
+
+
+def _error(rejected: Any) -> dict[str, Any]:
+    """An unusable row in its place, as the REST route answers it."""
+    return {"row": rejected.row, "error": {"code": rejected.code, "message": rejected.reason}}
+
+
+def _batches(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for count, row in enumerate(rows, start=1):  # noqa: B007
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Training: what the loop promises, with a real if tiny encoder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mailtriage import training
+from mailtriage.config import TrainingConfig
+from mailtriage.errors import DataError, ExportError
+from mailtriage.examples import Example
+from mailtriage.fitting import Epoch, TrainingState, fit, predict_logits, prepare
+from mailtriage.metrics import UNLABELLED
+from mailtriage.model import MultiTaskClassifier, multi_task_loss
+from mailtriage.taxonomy import Taxonomy
+
+
+@pytest.fixture(scope="module")
+def parts(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    return examples[:160], examples[160:220]
+
+
+def _losses(history: list[Epoch]) -> list[float]:
+    return [epoch.loss for epoch in history]
+
+
+def test_training_learns(bundle_path: Path) -> None:
+    history = json.loads((bundle_path / "metrics.json").read_text())["history"]
+
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert max(epoch["macro_f1"] for epoch in history) > 1.5 / 15
+
+
+def test_a_stopped_run_goes_on_with_the_same_losses(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    whole = _fit(tiny_config, taxonomy, parts, tmp_path / "whole")
+    kept: list[TrainingState] = []
+
+    def stop_after_two(state: TrainingState) -> None:
+        kept.append(state)
+        if len(state.history) == 2:
+            state.save(tmp_path / "state.pt", "run")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tiny_config, taxonomy, parts, tmp_path / "stopped", after_epoch=stop_after_two)
+    resumed = _fit(
+        tiny_config, taxonomy, parts, tmp_path / "resumed", resume=TrainingState.load(tmp_path / "state.pt", "run")
+    )
+
+    assert len(kept) == 2
+    assert _losses(resumed) == pytest.approx(_losses(whole), rel=1e-5)
+    assert TrainingState.load(tmp_path / "state.pt", "another run") is None
+
+
+def test_train_resumes_by_itself_after_a_kill(
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_seal", killed)  # the power went after the last epoch
+        training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle")
+    result = training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle", said.append)
+
+    assert any("going on after epoch 4 of a stopped run" in line for line in said)
+    assert not [line for line in said if line.startswith("epoch")]
+    assert len(result.history) == 4
+    assert not (tmp_path / "bundle.unfinished").exists()
+
+
+def test_missing_labels_are_masked_not_guessed() -> None:
+    logits = {"a": torch.randn(4, 3, requires_grad=True), "b": torch.randn(4, 2, requires_grad=True)}
+    targets = torch.tensor([[0, 1], [UNLABELLED, 0], [2, UNLABELLED], [1, UNLABELLED]])
+
+    multi_task_loss(logits, targets).backward()
+
+    assert logits["a"].grad[1].abs().sum() == 0
+    assert logits["b"].grad[2:].abs().sum() == 0
+    assert logits["a"].grad[0].abs().sum() > 0
+
+
+def test_a_task_without_any_label_in_a_batch_costs_nothing() -> None:
+    logits = {"a": torch.randn(2, 3)}
+
+    assert multi_task_loss(logits, torch.full((2, 1), UNLABELLED)) == 0
+
+
+def test_a_saved_model_answers_the_same(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    model, _, validation = prepare(tiny_config, taxonomy, *parts, tmp_path)
+    model.save_pretrained(tmp_path / "model")
+
+    again = MultiTaskClassifier.from_pretrained(tmp_path / "model")
+
+    before, after = (predict_logits(m, validation.input_ids, tiny_config) for m in (model, again))
+    assert all(np.array_equal(before[task], after[task]) for task in before)
+
+
+def test_an_export_that_costs_quality_is_refused(
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mailtriage import export
+
+    monkeypatch.setattr(export, "_onnx_logits", lambda _file, ids: _shuffled(taxonomy, len(ids)))
+
+    with pytest.raises(ExportError, match="expected an export with macro-F1"):
+        training.train(tiny_config.model_copy(update={"export_tolerance": 0.0}), taxonomy, *parts, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_no_mails_and_no_labels_are_errors(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    unlabelled = [dataclasses.replace(e, labels=dict(e.labels) | {"queue": None}) for e in parts[0]]
+
+    with pytest.raises(DataError, match="found 0"):
+        prepare(tiny_config, taxonomy, [], parts[1], tmp_path)
+    with pytest.raises(DataError, match="label for task 'queue'"):
+        prepare(tiny_config, taxonomy, unlabelled, parts[1], tmp_path)
+
+
+def _fit(config, taxonomy, parts, folder: Path, **options) -> list[Epoch]:  # type: ignore[no-untyped-def]
+    model, train, validation = prepare(config, taxonomy, *parts, folder)
+    return fit(model, train, validation, config, **options)
+
+
+def _shuffled(taxonomy: Taxonomy, mails: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {task.id: random.normal(size=(mails, len(task.labels))).astype(np.float32) for task in taxonomy.tasks}

@@ -1,0 +1,66 @@
+"""Splits: no near-duplicate on two sides, shares kept, repeatable."""
+
+from itertools import pairwise
+
+import pytest
+
+from mailtriage.errors import ConfigError
+from mailtriage.examples import Example
+from mailtriage.splitting import near_duplicate_groups, split
+
+
+def _example(number: int, text: str, topic: str = "a") -> Example:
+    return Example(id=str(number), subject="", text=text, labels={"topic": topic})
+
+
+def _unrelated(number: int) -> str:
+    return " ".join(
+        f"wort{chr(97 + (number * step) % 26)}{chr(97 + number % 26)}{chr(97 + number // 26)}" for step in range(3, 23)
+    )
+
+
+def test_form_letters_that_differ_in_numbers_are_one_group() -> None:
+    letter = (
+        "Bitte übertragen Sie mein Depot {} bis zum {}. März vollständig auf mein neues Konto bei Ihnen, vielen Dank."
+    )
+    texts = [letter.format(11111, 1), letter.format(98765, 30), "Wann wird mein Sparplan ausgeführt, ich sehe nichts?"]
+
+    groups = near_duplicate_groups(texts)
+
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_no_group_stands_on_two_sides() -> None:
+    copies = [_example(i * 10 + c, f"{_unrelated(i)} {'gruss' * c}") for i in range(60) for c in range(4)]
+
+    parts = split(copies)
+
+    texts = [{e.text.partition(" ")[0] for e in part} for part in parts]
+    groups = near_duplicate_groups([e.text for part in parts for e in part])
+    ends = [0, len(parts.train), len(parts.train) + len(parts.validation), len(groups)]
+    sides = [set(groups[start:end]) for start, end in pairwise(ends)]
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert all(texts)
+
+
+def test_shares_and_labels_are_kept() -> None:
+    examples = [_example(i, _unrelated(i), "rare" if i % 10 == 0 else "common") for i in range(600)]
+
+    parts = split(examples, (0.8, 0.1, 0.1))
+
+    assert [len(part) for part in parts] == pytest.approx([480, 60, 60], abs=12)
+    assert sum(e.labels["topic"] == "rare" for e in parts.test) == pytest.approx(6, abs=3)
+
+
+def test_the_same_seed_gives_the_same_split() -> None:
+    examples = [_example(i, _unrelated(i)) for i in range(100)]
+
+    assert split(examples, seed=3) == split(examples, seed=3)
+    assert split(examples, seed=3) != split(examples, seed=4)
+
+
+def test_shares_must_add_up() -> None:
+    with pytest.raises(ConfigError, match="add up to 1"):
+        split([], (0.5, 0.1, 0.1))
