@@ -29,7 +29,6 @@ def label_distribution(path: Path, counts: Mapping[str, Mapping[str, int]]) -> P
         axes.margins(x=0.14)
         axes.set_xticks([])  # the bars carry their counts
         _bare(axes, grid=None)
-    figure.suptitle("mails with each label", fontsize=11, color=MUTED)
     return _save(figure, path)
 
 
@@ -65,7 +64,7 @@ def reliability_diagram(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> P
 
     `tasks` maps a task to `before` and `after` (rows of `metrics.reliability`), `ece_before` and `ece_after`.
     """
-    figure = _figure(WIDTH, 1.8 + WIDTH / len(tasks))
+    figure = _figure(WIDTH, 0.8 + WIDTH / len(tasks))
     for axes, (task, values) in zip(_panels(figure, len(tasks)), tasks.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for which, colour, marker in (("before", COLOURS[1], "s"), ("after", COLOURS[0], "o")):

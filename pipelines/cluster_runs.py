@@ -4,6 +4,9 @@ The run API says neither why a pod cannot start nor what a failed step printed, 
 where a kubeconfig reaches it.
 """
 
+import contextlib
+import io
+import os
 import tempfile
 import time
 import warnings
@@ -123,7 +126,8 @@ def _client(endpoint: str) -> Any:
 
 
 def _submit(client: Any, pipeline: Any, arguments: Mapping[str, Any], endpoint: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
+    # the client prints addresses, which `run` says once
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / f"{pipeline.name}.yaml"
         compiler.Compiler().compile(pipeline, str(file))
         submitted = _reach(
@@ -167,7 +171,10 @@ def _pods(run_id: str, namespace: str) -> list[Any]:
     from urllib3.exceptions import HTTPError
 
     try:
-        config.load_config()
+        try:
+            config.load_kube_config(os.environ.get("KUBECONFIG"))
+        except config.ConfigException:
+            config.load_incluster_config()
         core = kubernetes_client.CoreV1Api()
         return list(
             core.list_namespaced_pod(namespace, label_selector=f"pipeline/runid={run_id}", _request_timeout=10).items

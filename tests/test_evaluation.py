@@ -1,0 +1,131 @@
+"""Evaluation of a bundle that really was trained: the figures are those of the answers that production would give."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mailtriage import evaluation
+from mailtriage.baselines import majority, tfidf_svm
+from mailtriage.bundle import Bundle
+from mailtriage.errors import DataError, TaxonomyError
+from mailtriage.examples import Example
+from mailtriage.inference import OnnxEngine, Triage, predict
+from mailtriage.metrics import UNLABELLED
+
+PICTURES = {
+    "coverage.png",
+    "reliability.png",
+    "labels.png",
+    "training.png",
+    *(f"{kind}_{task}.png" for kind in ("label_f1", "confusion") for task in ("line_of_business", "queue", "topic")),
+}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory, bundle_path, examples):
+    folder = tmp_path_factory.mktemp("evaluation")
+    returned = evaluation.evaluate(bundle_path, examples[320:], folder, baseline_train=examples[:320])
+    assert returned == json.loads((folder / "metrics.json").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(output):
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_writes_metrics_report_and_pictures(output):
+    names = {file.name for file in output.iterdir()}
+    assert names >= {"metrics.json", "report.html", *PICTURES}
+
+
+def test_metrics_hold_the_contract_for_every_task_and_label(result, taxonomy):
+    for task in taxonomy.tasks:
+        entry = result[task.id]
+        assert entry.keys() >= {"accuracy", "macro_f1", "weighted_f1", "precision", "recall", "labels"}
+        assert tuple(entry["labels"]) == task.label_ids
+        for label in entry["labels"].values():
+            assert label.keys() >= {"precision", "recall", "f1", "support"}
+        assert sum(label["support"] for label in entry["labels"].values()) == entry["support"] <= 80
+
+
+def test_answers_are_those_of_production(bundle_path, mails, taxonomy):
+    bundle = Bundle.open(bundle_path)
+    triage, engine = Triage.from_bundle(bundle), OnnxEngine(bundle)
+    expected = predict(triage, engine, mails[:40])
+    answers = evaluation.answer(triage, engine, taxonomy, [Example.from_email(mail) for mail in mails[:40]])
+    for task in taxonomy.tasks:
+        labels = [task.label_ids[number] for number in answers.chosen[task.id]]
+        assert labels == [prediction.decoded.labels[task.id].label for prediction in expected]
+    assert answers.routed.tolist() == [prediction.decoded.decision == "route" for prediction in expected]
+
+
+def test_joint_decoding_leaves_no_invalid_combination(result):
+    assert result["overall"]["invalid_after_decoding"] == 0.0
+
+
+def test_report_compares_with_baselines(result):
+    assert set(result["baselines"]) == {"majority", "tfidf_svm"}
+    assert result["baselines"]["tfidf_svm"]["mean_macro_f1"] > result["baselines"]["majority"]["mean_macro_f1"]
+
+
+def test_slices_cover_every_mail(result):
+    assert set(result["slices"]) == {"language", "custodian_bank", "length", "month", "quoted_mail"}
+    for groups in result["slices"].values():
+        assert sum(group["mails"] for group in groups.values()) == 80
+
+
+def test_confusion_table_agrees_with_the_metrics(output, result, taxonomy):
+    for task in taxonomy.tasks:
+        labels, matrix = evaluation.read_table(output / f"confusion_{task.id}.csv")
+        assert tuple(labels) == task.label_ids
+        assert np.trace(matrix) / np.sum(matrix) == pytest.approx(result[task.id]["accuracy"], abs=1e-4)
+
+
+def test_a_mail_without_text_is_left_for_a_person(bundle_path, taxonomy, examples):
+    bundle = Bundle.open(bundle_path)
+    blank = dataclasses.replace(examples[0], subject="", text="", custodian_bank=None)
+    answers = evaluation.answer(Triage.from_bundle(bundle), OnnxEngine(bundle), taxonomy, [blank, examples[1]])
+    assert answers.answerable.tolist() == [False, True]
+    assert not answers.routed[0]
+    counted = evaluation.measure(taxonomy, bundle.decoder, answers, [blank, examples[1]])
+    assert counted["overall"]["mails_without_text"] == 1
+
+
+def test_mails_that_are_all_empty_are_measured_without_the_model(bundle_path, examples, tmp_path):
+    blank = dataclasses.replace(examples[0], subject="", text="", custodian_bank=None)
+    result = evaluation.evaluate(bundle_path, [blank], tmp_path)
+    assert result["overall"]["routing"]["routed"] == 0
+
+
+def test_missing_labels_are_masked(taxonomy, examples):
+    half = dataclasses.replace(examples[0], labels={"queue": examples[0].labels["queue"], "topic": None})
+    true = evaluation.true_labels(taxonomy, [half])
+    assert true["topic"].tolist() == true["line_of_business"].tolist() == [UNLABELLED]
+
+
+def test_no_mails_is_an_error(bundle_path, tmp_path):
+    with pytest.raises(DataError, match="found none"):
+        evaluation.evaluate(bundle_path, [], tmp_path)
+
+
+def test_a_label_that_the_bundle_does_not_have_is_an_error(bundle_path, examples, tmp_path):
+    strange = dataclasses.replace(examples[0], labels={"queue": "no_such_queue"})
+    with pytest.raises(TaxonomyError, match="no_such_queue"):
+        evaluation.evaluate(bundle_path, [strange], tmp_path)
+
+
+def test_majority_gives_the_commonest_label():
+    true = {"queue": np.array([2, 2, 1, UNLABELLED]), "topic": np.full(4, UNLABELLED)}
+    assert majority(true, 2)["queue"].tolist() == [2, 2]
+    assert majority(true, 2)["topic"].tolist() == [0, 0]
+
+
+def test_svm_learns_from_labelled_mails_only():
+    words = ["dividend", "transfer"]
+    train = [Example(str(n), "", f"please check my {words[n % 2]} today {n}") for n in range(40)]
+    true = {"topic": np.array([UNLABELLED if n < 4 else n % 2 for n in range(40)])}
+    test = [Example("a", "", "where is my dividend"), Example("b", "", "when is the transfer")]
+    assert tfidf_svm(train, true, test)["topic"].tolist() == [0, 1]
