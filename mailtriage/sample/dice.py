@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Choices built on `Random.random` alone: only that method's sequence is promised to stay between Python versions."""
+    """Choices built on `Random.random` alone, the only method whose sequence is promised to stay between versions."""
 
     __slots__ = ("random",)
 

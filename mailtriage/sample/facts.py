@@ -1,14 +1,13 @@
 """Facts that a mail mentions: numbers with valid check digits, amounts, dates, in German or English format.
 
-Nothing here can belong to a real person or bank: bank codes start with 9, which no German bank has, phone numbers come from
-the ranges that the Bundesnetzagentur keeps free for films, and domains end in `.example`.
+Nothing here can belong to a real person or bank: bank codes start with 9, which no German bank has, phone numbers come
+from the ranges that the Bundesnetzagentur keeps free for films, and domains end in `.example`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
 
 from mailtriage.sample.dice import Dice
 
@@ -78,9 +77,9 @@ class Facts:
         self._language = language
         self._received_at = received_at
 
-    def providers(self) -> Mapping[str, Callable[[], str]]:
-        """A function for each kind of fact, by the name of its slot."""
-        return {name: partial(function, self) for name, function in PROVIDERS.items()}
+    def draw(self, kind: str) -> str:
+        """A new fact of this kind, one of `PROVIDERS`."""
+        return PROVIDERS[kind](self)
 
     def _iban(self) -> str:
         plain = iban(self._dice)

@@ -1,4 +1,4 @@
-"""Draws labels, times and custodian banks, has a mail written for each, and files some of them wrongly, as people do."""
+"""Draws labels, times and custodian banks, has a mail written for each, and files some wrongly, as people do."""
 
 from __future__ import annotations
 

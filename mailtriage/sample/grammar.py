@@ -85,7 +85,7 @@ def check_slots(patterns: Sequence[Pattern], known: Collection[str], where: str)
 class Teller:
     """Fills the patterns of one mail. A fact that was told once stays the same to the end of the mail.
 
-    `lists` maps a slot to patterns; those in `remembered` are drawn once a mail. `facts` maps a slot to a function.
+    `lists` maps a slot to patterns; those in `remembered` are drawn once a mail. `facts` tells any other slot.
     """
 
     __slots__ = ("_facts", "_lists", "_remembered", "_told", "dice")
@@ -95,7 +95,7 @@ class Teller:
         dice: Dice,
         lists: Mapping[str, Patterns],
         remembered: Collection[str],
-        facts: Mapping[str, Callable[[], str]],
+        facts: Callable[[str], str],
         told: Mapping[str, str] | None = None,
     ) -> None:
         self.dice = dice
@@ -110,7 +110,7 @@ class Teller:
             return self._told[slot]
         kind = slot.rstrip("0123456789")
         patterns = self._lists.get(kind)
-        text = self._facts[kind]() if patterns is None else self.fill(self.dice.pick(patterns))
+        text = self._facts(kind) if patterns is None else self.fill(self.dice.pick(patterns))
         if patterns is None or kind in self._remembered:
             self._told[slot] = text
         return text

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from mailtriage.sample.dice import Dice
 
 _ASCII = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue"})
-_NEIGHBOURS = dict(
-    zip(
-        "abcdefghijklmnopqrstuvwxyz",
-        ("s", "vn", "xv", "sf", "wr", "dg", "fh", "gj", "uo", "hk", "jl", "k", "n", "bm", "ip", "o", "w", "et", "ad", "rz",
-         "zi", "cb", "qe", "yc", "x", "tu"),
-        strict=True,
-    )
-)  # fmt: skip
+_ROWS = ("qwertzuiop", "asdfghjkl", "yxcvbnm")
+_NEIGHBOURS = {
+    letter: (row[:place] + row[place + 1 :])[max(0, place - 1) : place + 1]
+    for row in _ROWS
+    for place, letter in enumerate(row)
+}
 _CODE = re.compile(r"\S+")
 _WORD = re.compile(r"\b[A-Za-zäöüÄÖÜß]{4,}\b")
 _DENGLISH = {

@@ -20,12 +20,11 @@ class Earlier:
 
 @dataclass(slots=True)
 class Letter:
-    """One mail in parts. `core` is the sentence that holds the request."""
+    """One mail in parts; every text is as it was typed."""
 
     subject: str
     greeting: str
     paragraphs: list[str]
-    core: str
     closing: list[str]
     postscript: str = ""
     signature: list[str] = field(default_factory=list)

@@ -15,11 +15,11 @@ from mailtriage.errors import DataError
 from mailtriage.sample.facts import PROVIDERS
 from mailtriage.sample.grammar import Patterns, check_slots, parse
 
-LANGUAGES = ("de", "en")
 INTENTS = ("question", "request", "complaint", "follow_up")
-# Slots that the composer fills: who writes, and what other topics call themselves.
+# Slots that the composer fills.
 COMPOSED = frozenset(
-    "about other_about quoted_about own_name own_last new_last any_name new_street old_street new_town custodian".split()
+    """about other_about quoted_about custodian own_name own_last any_name new_last new_street old_street
+    new_town""".split()
 )
 
 
@@ -61,7 +61,7 @@ def grammar(language: str) -> LanguageGrammar:
     phrases = _load(folder / "phrases.yaml")
     topics = {}
     for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if file.name != "phrases.yaml":
+        if file.name not in ("phrases.yaml", "formulas.yaml"):
             topics.update({topic: _topic(content) for topic, content in _load(file).items()})
     result = LanguageGrammar(
         phrases=_lists(phrases["phrases"]),
@@ -74,13 +74,19 @@ def grammar(language: str) -> LanguageGrammar:
 
 
 @cache
-def people_lists() -> Mapping[str, Any]:
+def formulas(language: str) -> dict[str, Any]:
+    """Greetings, closings and other formulas of a language."""
+    return _load(files(__package__) / "grammars" / language / "formulas.yaml")
+
+
+@cache
+def people_lists() -> dict[str, Any]:
     """Names, places and firms."""
     return _load(files(__package__) / "grammars" / "people.yaml")
 
 
 @cache
-def mix() -> Mapping[str, Any]:
+def mix() -> dict[str, Any]:
     """How often each label comes, and when."""
     return _load(files(__package__) / "grammars" / "mix.yaml")
 
@@ -111,10 +117,11 @@ def _check(language: LanguageGrammar, name: str) -> None:
             check_slots(content.all_patterns(), known | lists.keys(), f"the {name} topic '{topic}' in line {line}")
 
 
-def _load(file: Traversable) -> Any:
+def _load(file: Traversable) -> dict[str, Any]:
     # The C loader is ten times as fast; PyYAML has it wherever libyaml was there when it was built.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+        content: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     except yaml.YAMLError as error:
         raise DataError(f"the sample grammar {file.name} is no YAML: {error}") from None
+    return content

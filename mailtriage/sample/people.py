@@ -21,6 +21,21 @@ class Firm:
     director: str
     host: str
 
+    @property
+    def full_name(self) -> str:
+        return f"{self.name} {self.legal_form}"
+
+    @property
+    def town_name(self) -> str:
+        return self.town.split(" ", 1)[1]
+
+    @property
+    def register(self) -> str:
+        """Which German register a firm of this legal form is entered in."""
+        if "PartG" in self.legal_form:
+            return "PR"
+        return "HRA" if self.legal_form in ("e.K.", "GmbH & Co. KG") else "HRB"
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -36,6 +51,10 @@ class Person:
     @property
     def name(self) -> str:
         return f"{self.first} {self.last}"
+
+    @property
+    def town_name(self) -> str:
+        return self.town.split(" ", 1)[1]
 
 
 class People:

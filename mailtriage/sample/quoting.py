@@ -1,7 +1,4 @@
-"""The lines that mail programs put above a message that they quote or forward, German and English.
-
-Each style returns the header's lines for one message; `QUOTED` says whether the style marks the text below with `>`.
-"""
+"""The lines that mail programs put above a message that they quote or forward, German and English."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from mailtriage.sample.letter import Earlier
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """One way to quote. `marked`: the quoted lines carry `>`; the header may carry it too."""
+    """One way to quote: `header` gives the lines above a message; `marked` puts `>` before the lines of the message."""
 
     name: str
     header: Callable[[Earlier], list[str]]
@@ -36,8 +33,27 @@ def _clock(mail: Earlier) -> str:
     return f"{hour}:{mail.sent_at:%M} {'AM' if mail.sent_at.hour < 12 else 'PM'}"
 
 
+_SHORT_MONTHS_DE = ("Jan.", "Feb.", "März", "Apr.", "Mai", "Juni", "Juli", "Aug.", "Sept.", "Okt.", "Nov.", "Dez.")
+
+
+def _short_month(mail: Earlier) -> str:
+    return _SHORT_MONTHS_DE[mail.sent_at.month - 1]
+
+
+def _day_de(mail: Earlier) -> str:
+    return f"{_weekday(mail, 'de')}, {mail.sent_at.day}. {_month(mail, 'de')} {mail.sent_at.year}"
+
+
+def _short_day_de(mail: Earlier) -> str:
+    return f"{_weekday(mail, 'de')[:2]}., {mail.sent_at.day}. {_short_month(mail)} {mail.sent_at.year}"
+
+
+def _short_day_en(mail: Earlier) -> str:
+    return f"{_month(mail, 'en')[:3]} {mail.sent_at.day}, {mail.sent_at.year}"
+
+
 def _outlook_de(mail: Earlier) -> list[str]:
-    when = f"{_weekday(mail, 'de')}, {mail.sent_at.day}. {_month(mail, 'de')} {mail.sent_at.year} {mail.sent_at:%H:%M}"
+    when = f"{_day_de(mail)} {mail.sent_at:%H:%M}"
     return [f"Von: {mail.name} <{mail.address}>", f"Gesendet: {when}", f"An: {mail.to}", f"Betreff: {mail.subject}", ""]
 
 
@@ -51,8 +67,7 @@ def _thunderbird_de(mail: Earlier) -> list[str]:
 
 
 def _gmail_de(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'de')[:2]}., {mail.sent_at.day}. {_month(mail, 'de')[:3]}. {mail.sent_at.year}"
-    return [f"Am {day} um {mail.sent_at:%H:%M} Uhr schrieb {mail.name} <", f"{mail.address}>:", ""]
+    return [f"Am {_short_day_de(mail)} um {mail.sent_at:%H:%M} Uhr schrieb {mail.name} <", f"{mail.address}>:", ""]
 
 
 def _apple_de(mail: Earlier) -> list[str]:
@@ -60,14 +75,13 @@ def _apple_de(mail: Earlier) -> list[str]:
 
 
 def _yahoo_de(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'de')}, {mail.sent_at.day}. {_month(mail, 'de')} {mail.sent_at.year}"
-    return [f"Am {day} um {mail.sent_at:%H:%M:%S} MEZ hat {mail.name} <{mail.address}> Folgendes geschrieben:", ""]
+    when = f"{_day_de(mail)} um {mail.sent_at:%H:%M:%S} MEZ"
+    return [f"Am {when} hat {mail.name} <{mail.address}> Folgendes geschrieben:", ""]
 
 
 def _gmx(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'de')}, {mail.sent_at.day}. {_month(mail, 'de')} {mail.sent_at.year} um {mail.sent_at:%H:%M} Uhr"
     return [
-        f"Gesendet: {day}",
+        f"Gesendet: {_day_de(mail)} um {mail.sent_at:%H:%M} Uhr",
         f'Von: "{mail.name}" <{mail.address}>',
         f"An: {mail.to}",
         f"Betreff: {mail.subject}",
@@ -87,15 +101,13 @@ def _samsung_de(mail: Earlier) -> list[str]:
 
 
 def _gmail_en(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'en')[:3]}, {_month(mail, 'en')[:3]} {mail.sent_at.day}, {mail.sent_at.year}"
+    day = f"{_weekday(mail, 'en')[:3]}, {_short_day_en(mail)}"
     return [f"On {day} at {_clock(mail)} {mail.name} <{mail.address}>", "wrote:", ""]
 
 
 def _apple_en(mail: Earlier) -> list[str]:
-    return [
-        f"On {mail.sent_at.day} {_month(mail, 'en')[:3]} {mail.sent_at.year}, at {mail.sent_at:%H:%M}, {mail.name} <{mail.address}> wrote:",
-        "",
-    ]
+    when = f"{mail.sent_at.day} {_month(mail, 'en')[:3]} {mail.sent_at.year}, at {mail.sent_at:%H:%M}"
+    return [f"On {when}, {mail.name} <{mail.address}> wrote:", ""]
 
 
 def _ruled(header: Callable[[Earlier], list[str]], rule: str) -> Callable[[Earlier], list[str]]:
@@ -103,11 +115,10 @@ def _ruled(header: Callable[[Earlier], list[str]], rule: str) -> Callable[[Earli
 
 
 def _forward_gmail(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'de')[:2]}., {mail.sent_at.day}. {_month(mail, 'de')[:3]}. {mail.sent_at.year} um {mail.sent_at:%H:%M} Uhr"
     return [
         "---------- Forwarded message ---------",
         f"Von: {mail.name} <{mail.address}>",
-        f"Date: {day}",
+        f"Date: {_short_day_de(mail)} um {mail.sent_at:%H:%M} Uhr",
         f"Subject: {mail.subject}",
         f"To: <{mail.to}>",
         "",
@@ -116,11 +127,11 @@ def _forward_gmail(mail: Earlier) -> list[str]:
 
 
 def _forward_thunderbird(mail: Earlier) -> list[str]:
-    day = f"{_weekday(mail, 'en')[:3]}, {mail.sent_at.day} {_month(mail, 'en')[:3]} {mail.sent_at.year} {mail.sent_at:%H:%M:%S} +0100"
+    day = f"{_weekday(mail, 'en')[:3]}, {mail.sent_at.day} {_month(mail, 'en')[:3]} {mail.sent_at.year}"
     return [
         "-------- Weitergeleitete Nachricht --------",
         f"Betreff: \t{mail.subject}",
-        f"Datum: \t{day}",
+        f"Datum: \t{day} {mail.sent_at:%H:%M:%S} +0100",
         f"Von: \t{mail.name} <{mail.address}>",
         f"An: \t{mail.to}",
         "",
@@ -205,3 +216,8 @@ FORWARDS = {
         (40, 30, 20, 10),
     ),
 }
+
+
+def named(styles: Weighted[Style], name: str) -> Style:
+    """The style of this name."""
+    return next(style for style in styles if style.name == name)
