@@ -11,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,16 @@ def build_and_load(stage: str) -> str:
     builder, image = os.environ.get("BUILDER", "docker"), f"docker.io/mailtriage/{stage}:{mailtriage.__version__}"
     if shutil.which(builder) is None:
         pytest.skip(f"the image builder '{builder}' is not there (BUILDER=PATH names another)")
-    subprocess.run(["make", "images", f"STAGES={stage}", f"BUILDER={builder}"], cwd=ROOT, check=True)
+    run("make", "images", f"STAGES={stage}", f"BUILDER={builder}")
     if loader := os.environ.get("LOADER"):
-        subprocess.run([*loader.split(), image], cwd=ROOT, check=True)
+        run(*loader.split(), image)
     return image
+
+
+def run(*command: str) -> None:
+    """Run a command in the repository; what it said is shown only if it failed."""
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-8000:]}"
 
 
 @pytest.fixture(scope="session")
@@ -84,15 +91,28 @@ def training_image(cluster: None) -> str:
     return build_and_load("training")
 
 
-@pytest.fixture(scope="session")
-def namespace(cluster: None) -> Iterator[Namespace]:
-    """A namespace that enforces Pod Security `restricted`; gone after the tests."""
+@contextmanager
+def restricted_namespace() -> Iterator[Namespace]:
     name = f"mailtriage-test-{secrets.token_hex(3)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     made = Namespace(name)
     made.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield made
     kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
+
+
+@pytest.fixture(scope="session")
+def namespace(cluster: None) -> Iterator[Namespace]:
+    """The namespace of the release and of training, which enforces Pod Security `restricted`; gone after the tests."""
+    with restricted_namespace() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def empty_namespace(cluster: None) -> Iterator[Namespace]:
+    """As `namespace`, for objects that the API server only checks."""
+    with restricted_namespace() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

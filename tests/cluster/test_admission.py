@@ -21,29 +21,29 @@ def rendered(values: dict[str, Any], namespace: Namespace) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
-def test_objects_of_the_chart_are_accepted(namespace: Namespace, path: Path) -> None:
-    objects = rendered(yaml.safe_load(path.read_text(encoding="utf-8")), namespace)
+def test_objects_of_the_chart_are_accepted(empty_namespace: Namespace, path: Path) -> None:
+    objects = rendered(yaml.safe_load(path.read_text(encoding="utf-8")), empty_namespace)
     for item in objects:
         if item["kind"] == "Pod":  # its own ServiceAccount is not there in a dry run
             item["spec"]["serviceAccountName"] = "default"
 
-    namespace.apply(*objects, dry_run=True)
+    empty_namespace.apply(*objects, dry_run=True)
 
 
-def test_an_unknown_field_would_be_refused(namespace: Namespace) -> None:
+def test_an_unknown_field_would_be_refused(empty_namespace: Namespace) -> None:
     (service,) = [
         item
-        for item in rendered({"bundle": {"storageUri": "s3://m/3"}}, namespace)
+        for item in rendered({"bundle": {"storageUri": "s3://m/3"}}, empty_namespace)
         if item["kind"] == "InferenceService"
     ]
     service["spec"]["predictor"]["minReplica"] = 1
 
     with pytest.raises(KubectlFailed, match="minReplica"):
-        namespace.apply(service, dry_run=True)
+        empty_namespace.apply(service, dry_run=True)
 
 
 @pytest.mark.parametrize("overlay", ["dev", "prod"])
-def test_objects_of_an_overlay_are_accepted(namespace: Namespace, overlay: str) -> None:
+def test_objects_of_an_overlay_are_accepted(empty_namespace: Namespace, overlay: str) -> None:
     objects = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "overlays" / overlay))))
     assert {item["metadata"]["namespace"] for item in objects if item["kind"] != "Namespace"} == {
         f"mailtriage-{overlay}"
@@ -51,20 +51,20 @@ def test_objects_of_an_overlay_are_accepted(namespace: Namespace, overlay: str) 
 
     for item in objects:
         if item["kind"] != "Namespace":
-            item["metadata"]["namespace"] = namespace.name
+            item["metadata"]["namespace"] = empty_namespace.name
 
-    namespace.apply(*objects, dry_run=True)
+    empty_namespace.apply(*objects, dry_run=True)
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
-def test_ray_jobs_are_accepted(namespace: Namespace, variant: str) -> None:
+def test_ray_jobs_are_accepted(empty_namespace: Namespace, variant: str) -> None:
     objects = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "training" / variant))))
 
-    namespace.apply(*objects, dry_run=True)
+    empty_namespace.apply(*objects, dry_run=True)
 
 
 @pytest.mark.parametrize("role", ["head", "worker", "submitter"])
-def test_pods_of_a_ray_job_pass_pod_security(namespace: Namespace, role: str) -> None:
+def test_pods_of_a_ray_job_pass_pod_security(empty_namespace: Namespace, role: str) -> None:
     """The RayJob itself is no pod: a forbidden one would only show as a cluster that never starts."""
     (job,) = [
         item
@@ -78,13 +78,13 @@ def test_pods_of_a_ray_job_pass_pod_security(namespace: Namespace, role: str) ->
         "submitter": job["spec"]["submitterPodTemplate"],
     }[role]
 
-    namespace.apply(
+    empty_namespace.apply(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"dry-run-{role}"}, "spec": template["spec"]},
         dry_run=True,
     )
 
 
-def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(namespace: Namespace) -> None:
+def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(empty_namespace: Namespace) -> None:
     objects = [
         item
         for item in yaml.safe_load_all(
@@ -92,13 +92,13 @@ def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(namesp
         )
         if item
     ]
-    namespace.apply(*objects)
+    empty_namespace.apply(*objects)
 
     def may(verb: str, resource: str) -> bool:
         kind, _, subresource = resource.partition("/")
         options = ["--as=system:serviceaccount:kubeflow:pipeline-runner", f"--subresource={subresource}"]
         try:
-            return namespace.kubectl("auth", "can-i", verb, kind, *options).strip() == "yes"
+            return empty_namespace.kubectl("auth", "can-i", verb, kind, *options).strip() == "yes"
         except KubectlFailed:  # `no` exits with 1
             return False
 

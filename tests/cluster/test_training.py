@@ -12,7 +12,7 @@ SMALL = Path(__file__).parent / "training"
 
 
 def test_a_ray_job_trains_a_bundle_onto_the_shared_volume(
-    namespace: Namespace, training_image: str, shared_folder: Path, training_data: Path
+    namespace: Namespace, training_data: Path, training_image: str, shared_folder: Path
 ) -> None:
     for name in ("data", "bundles", "ray", "huggingface"):
         (shared_folder / name).mkdir(exist_ok=True)
