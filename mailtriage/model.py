@@ -41,6 +41,8 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.encoder = encoder if encoder is not None else AutoModel.from_config(_encoder_config(config.encoder))
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # ours replaces it, and weights without a gradient stop distributed training
         self.dropout = nn.Dropout(config.head_dropout)
         width = self.encoder.config.hidden_size
         self.heads = nn.ModuleDict({task: nn.Linear(width, count) for task, count in config.labels.items()})

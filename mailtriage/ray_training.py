@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ def fit_on_ray(
     from ray.train.torch import TorchTrainer
 
     started_here = _connect()
+    lines = ray.remote(num_cpus=0)(_Lines).remote()
     try:
         trainer = TorchTrainer(
             _train_on_worker,
@@ -52,6 +56,7 @@ def fit_on_ray(
                 "validation": ray.put(validation),
                 "config": config.model_dump(),
                 "fingerprint": fingerprint,
+                "lines": lines,
             },
             scaling_config=ScalingConfig(
                 num_workers=config.workers,
@@ -66,7 +71,8 @@ def fit_on_ray(
             ),
         )
         say(f"Ray Train: {config.workers} worker(s), checkpoints in {storage}")
-        result = trainer.fit()
+        with _relayed(lines, say):
+            result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             state = TrainingState.load(Path(folder) / STATE, fingerprint)
     finally:
@@ -86,8 +92,46 @@ def _connect() -> bool:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"include_dashboard": False}
-    ray.init(address=address, log_to_driver=True, logging_level="error", **local)
+    # Workers say what matters through `_Lines`; the rest of their logs stays in Ray's own files.
+    ray.init(address=address, log_to_driver=False, logging_level="error", **local)
     return True
+
+
+class _Lines:
+    """A Ray actor that carries lines of progress from the first worker to the process that waits for it."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def put(self, line: str) -> None:
+        self._waiting.append(line)
+
+    def take(self) -> list[str]:
+        taken, self._waiting = self._waiting, []
+        return taken
+
+
+@contextmanager
+def _relayed(lines: Any, say: Say) -> Iterator[None]:
+    """Hand what workers say to `say` while the block runs."""
+    import ray
+
+    done = threading.Event()
+
+    def relay() -> None:
+        last = False
+        while not last:
+            last = done.wait(0.5)
+            for line in ray.get(lines.take.remote()):
+                say(line)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
 
 
 def _train_on_worker(settings: dict[str, Any]) -> None:
@@ -125,7 +169,7 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
         ),
         resume=_resume(settings["fingerprint"]),
         after_epoch=keep,
-        say=(lambda line: print(line, flush=True)) if rank == 0 else (lambda _line: None),
+        say=settings["lines"].put.remote if rank == 0 else (lambda _line: None),
     )
 
 
