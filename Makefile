@@ -16,7 +16,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
 
 demo: $(VENV)/.demo ## the whole line on this machine: train, approve, serve, sort a batch of mails (KEEP=1 leaves the servers up)
-	@$(BIN)/python -m pipelines demo $(if $(KEEP),--keep)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: $(VENV)/.test lint ## lint, types and the whole test suite
 	@$(BIN)/python -m pytest --ignore tests/cluster

@@ -24,6 +24,8 @@ taxonomy_app = typer.Typer(help="Work with a taxonomy.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Work with a bundle.", no_args_is_help=True)
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(bundle_app, name="bundle")
+registry_app = typer.Typer(help="Work with the model registry (MLflow).", no_args_is_help=True)
+app.add_typer(registry_app, name="registry")
 console = Console(stderr=True, highlight=False)
 
 ExistingFile = Annotated[Path, typer.Argument(exists=True, readable=True)]
@@ -165,6 +167,30 @@ def verify_bundle(bundle: Path) -> None:
 
     opened = Bundle.open(bundle)
     print(f"{bundle} is whole: model {opened.model_version}, taxonomy {opened.taxonomy.version}, {opened.digest[:12]}")
+
+
+@registry_app.command("approve")
+def approve(
+    model_version: Annotated[str, typer.Argument(help="The version to serve, such as 3.")],
+    by: Annotated[str, typer.Option(help="Who approves it; goes into the registry.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "mailtriage",
+) -> None:
+    """Make a version the champion: the one that serving fetches."""
+    from mailtriage import registry
+
+    registry.approve(model_version, by, name)
+    say(f"version {model_version} of '{name}' is the champion, approved by {by}")
+
+
+@registry_app.command("fetch")
+def fetch(
+    output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION.")] = "mailtriage@champion",
+) -> None:
+    """Download a version as a bundle, and check it."""
+    from mailtriage import registry
+
+    say(f"version {registry.fetch(model, output).model_version} of {model} is in {output}")
 
 
 def _error(rejected: Any) -> dict[str, Any]:

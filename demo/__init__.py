@@ -1,0 +1,1 @@
+"""The demo: the whole line on one machine, from synthetic mails to a routed batch (`make demo`)."""
