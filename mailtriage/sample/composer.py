@@ -209,7 +209,9 @@ class _Speech:
         context = self._several(self._spoken.phrases["context"], dice.between(least_context, most_context))
         before = context[: dice.between(1, 2)] if dice.chance(0.4) else []
         after = details + context[len(before) :]
-        if dice.chance(0.42):
+        if dice.chance(0.35):
+            before.insert(0, say("matter"))
+        if dice.chance(0.6 if length != "short" else 0.3):
             after.insert(dice.between(0, len(after)), say("line_context"))
         if self._queue == "complaints":
             after += self._several(self._spoken.phrases["formal_complaint"], dice.between(1, 3))

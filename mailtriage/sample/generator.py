@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 from mailtriage.mail import Email
 from mailtriage.sample.composer import Composer
 from mailtriage.sample.dice import Dice, Weighted
+from mailtriage.sample.letter import Letter
 from mailtriage.sample.library import mix, triples
 from mailtriage.sample.markup import html_body
 from mailtriage.sample.plain import plain_body
@@ -20,6 +22,7 @@ FIRST_DAY = date(2025, 5, 1)
 DAYS = 549  # 18 months: the last mail comes on 31 October 2026
 ENGLISH_SHARE = 0.2
 HTML_SHARE = 0.55
+DAMAGED_SHARE = 0.007
 
 _WEEKDAYS = (1.25, 1.12, 1.05, 1.0, 0.85, 0.32, 0.28)
 _HOURS = Weighted(
@@ -34,7 +37,7 @@ def generate(rows: int, seed: int, *, wrong_labels: float = 0.03, missing_labels
         wrong_labels: share of mails that carry the labels of another combination, still a valid one.
         missing_labels: share of labels that are `None`.
     """
-    desk = _Desk(wrong_labels, missing_labels)
+    desk = Desk(wrong_labels, missing_labels)
     for number in range(rows):
         yield desk.mail(number, seed)
 
@@ -52,10 +55,22 @@ def write_sample(rows: int, seed: int, output: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-class _Desk:
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A mail before it is laid out and filed. `dice` goes on from here."""
+
+    dice: Dice
+    labels: tuple[str, str, str]
+    language: str
+    received_at: datetime
+    custodian_bank: str
+    letter: Letter
+
+
+class Desk:
     """Where mails come in and are filed."""
 
-    def __init__(self, wrong_labels: float, missing_labels: float) -> None:
+    def __init__(self, wrong_labels: float = 0.0, missing_labels: float = 0.0) -> None:
         self._composer = Composer()
         self._wrong_labels = wrong_labels
         self._missing_labels = missing_labels
@@ -68,21 +83,29 @@ class _Desk:
         self._bank_known = float(mix()["custodian_banks"]["known"])
         self._days = {topic: _days(topic) for topic in {topic for (_, _, topic), _ in combinations}}
 
-    def mail(self, number: int, seed: int) -> Email:
+    def draft(self, number: int, seed: int) -> Draft:
+        """What mail `number` of this seed says, and its true labels."""
         dice = Dice(f"{seed}/{number}")
         labels = self._triples.draw(dice)
         received_at = self._time(dice, labels[2])
         bank = self._banks[labels[0]].draw(dice)
         language = "en" if dice.chance(ENGLISH_SHARE) else "de"
         letter = self._composer.write(dice, language, labels, received_at, bank)
-        body = html_body(letter, dice, language) if dice.chance(HTML_SHARE) else plain_body(letter, dice, language)
+        return Draft(dice, labels, language, received_at, bank, letter)
+
+    def mail(self, number: int, seed: int) -> Email:
+        """Mail `number` of this seed."""
+        draft = self.draft(number, seed)
+        dice, letter = draft.dice, draft.letter
+        lay_out = html_body if dice.chance(HTML_SHARE) else plain_body
+        body = lay_out(letter, dice, draft.language)
         return Email(
             id=f"s{seed}-{number:06d}",
             subject=letter.subject,
-            body=body,
-            received_at=received_at,
-            custodian_bank=bank if dice.chance(self._bank_known) else None,
-            labels=self._filed(dice, labels),
+            body=_damaged(dice, body) if dice.chance(DAMAGED_SHARE) else body,
+            received_at=draft.received_at,
+            custodian_bank=draft.custodian_bank if dice.chance(self._bank_known) else None,
+            labels=self._filed(dice, draft.labels),
         )
 
     def _time(self, dice: Dice, topic: str) -> datetime:
@@ -105,6 +128,13 @@ class _Desk:
         others = [other for other in self._triples if other != labels]
         near = [other for other in others if sum(a == b for a, b in zip(other, labels, strict=True)) == 2]
         return dice.pick(near if near and dice.chance(0.6) else others)
+
+
+def _damaged(dice: Dice, body: str) -> str:
+    """The body after a mail server took it for another character set."""
+    if dice.chance(0.5):
+        return body.encode("utf-8").decode("cp1252", errors="replace")
+    return "".join(letter if letter.isascii() else dice.pick("?\ufffd") for letter in body)
 
 
 def _days(topic: str) -> Weighted[date]:

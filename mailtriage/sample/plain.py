@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import wrap
 
 from mailtriage.sample.dice import Dice
 from mailtriage.sample.letter import Earlier, Letter
-from mailtriage.sample.quoting import FORWARDS, QUOTES, Style
+from mailtriage.sample.quoting import FORWARDS, QUOTES, Style, named
+
+INLINE_SHARE = 0.06
 
 
 def plain_body(letter: Letter, dice: Dice, language: str) -> str:
@@ -19,6 +22,8 @@ def plain_body(letter: Letter, dice: Dice, language: str) -> str:
         text += "\n\n" + letter.footer if dice.chance(0.7) else "\n" + letter.footer
     if letter.legal and not letter.legal_last:
         text += "\n\n" + "\n\n".join(letter.legal)
+    if letter.earlier and dice.chance(INLINE_SHARE):
+        return _inline(letter, letter.earlier[0], language, dice)
     if letter.forwarded:
         text += "\n\n" + _stack(letter.forwarded, FORWARDS[language].draw(dice), width)
     if letter.earlier:
@@ -28,6 +33,20 @@ def plain_body(letter: Letter, dice: Dice, language: str) -> str:
     if dice.chance(0.06):
         text = text.replace("\n", "\r\n")
     return text
+
+
+def _inline(letter: Letter, asked: Earlier, language: str, dice: Dice) -> str:
+    """Answers that stand between the quoted lines of the message that asked."""
+    style = named(QUOTES[language], "thunderbird" if language == "de" else "gmail_en")
+    quoted = [_mark(paragraph) for paragraph in asked.paragraphs]
+    answers = list(letter.paragraphs)
+    blocks = ["\n".join(line for line in style.header(asked) if line), quoted[0]]
+    for block in quoted[1:]:
+        blocks.append(block)
+        if answers and dice.chance(0.8):
+            blocks.append(answers.pop(0))
+    closing, postscript, signature = own_blocks(replace(letter, paragraphs=[]))[1:]
+    return "\n\n".join(block for block in (letter.greeting, *blocks, *answers, closing, postscript, signature) if block)
 
 
 def own_blocks(letter: Letter) -> list[str]:
