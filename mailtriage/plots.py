@@ -34,7 +34,7 @@ def label_distribution(path: Path, counts: Mapping[str, Mapping[str, int]]) -> P
 
 def confusion_matrix(path: Path, task: str, labels: Sequence[str], matrix: NDArray[np.int64]) -> Path:
     """Counts of true against predicted labels, shape (labels, labels); the shade is the share of the true label."""
-    occurs = [i for i in range(len(labels)) if matrix[i].sum() or matrix[:, i].sum()]
+    occurs = [i for i in range(len(labels)) if matrix[i].sum() or matrix[:, i].sum()] or list(range(len(labels)))
     counts, names = matrix[np.ix_(occurs, occurs)], [labels[i] for i in occurs]
     size = 3.0 + 0.32 * len(names)
     figure = _figure(size + 0.9, size)
@@ -68,6 +68,8 @@ def reliability_diagram(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> P
     for axes, (task, values) in zip(_panels(figure, len(tasks)), tasks.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for which, colour, marker in (("before", COLOURS[1], "s"), ("after", COLOURS[0], "o")):
+            if not values[which]:
+                continue
             x, y, mails = (np.array([row[key] for row in values[which]]) for key in ("confidence", "accuracy", "mails"))
             label = f"{which} (ECE {values[f'ece_{which}']:.3f})"
             steady = mails >= STEADY_BIN
@@ -77,7 +79,8 @@ def reliability_diagram(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> P
             axes.scatter([], [], s=36, color=colour, marker=marker, label=label)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=_words(task), xlabel="confidence", ylabel="share right")
         axes.set_aspect("equal")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, handletextpad=0.2)
+        if values["before"]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, handletextpad=0.2)
         _bare(axes, grid="both")
     return _save(figure, path)
 
@@ -105,7 +108,8 @@ def coverage_curve(
     axes.set(xlim=(0, 1.01), ylim=(bottom, 1.0 + 0.02 * (1 - bottom)), xlabel="coverage: share of mails answered")
     axes.set_ylabel("precision: share of those right")
     axes.set_title("Precision against coverage (dot: at the bundle's threshold)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(curves), frameon=False)
+    if curves:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(curves), frameon=False)
     _percent(axes)
     _bare(axes, grid="both")
     return _save(figure, path)

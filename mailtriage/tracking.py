@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mailtriage
+from mailtriage.errors import DataError
 
 DEFAULT_FOLDER = Path("work/mlflow")
 EXPERIMENT = "mailtriage"
@@ -68,10 +69,15 @@ def record(
         history: rows with an `epoch`; the other numbers become metrics over epochs, such as `training/loss`.
         files: a folder whose files become the run's artifacts under `evaluation`.
         folder: where SQLite and the artifacts are kept if no server is named.
-    """
-    from mlflow.entities import Metric, Param
 
+    Raises:
+        DataError: `files` is no folder.
+    """
+    if files is not None and not files.is_dir():
+        raise DataError(f"expected a folder of files for the run at {files}, found none")
     mlflow = client(folder)
+    from mlflow.entities import Metric, Param  # after `client`, which keeps the import quiet
+
     run = mlflow.create_run(_experiment_id(mlflow, experiment, folder), run_name=run_name, tags=dict(tags or {}))
     run_id = str(run.info.run_id)
     try:

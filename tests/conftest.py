@@ -86,3 +86,11 @@ def bundle_path(
     train(tiny_config, taxonomy, examples[:320], examples[320:], path)
     yield path
     Bundle.open(path)  # no test may have changed it
+
+
+@pytest.fixture(scope="session")
+def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where MLflow keeps its SQLite file and artifacts; one for all tests, since making it takes seconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield tmp_path_factory.mktemp("mlflow")

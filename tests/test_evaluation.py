@@ -100,6 +100,13 @@ def test_mails_that_are_all_empty_are_measured_without_the_model(bundle_path, ex
     assert result["overall"]["routing"]["routed"] == 0
 
 
+def test_mails_without_any_label_give_a_report_without_figures(bundle_path, examples, tmp_path):
+    unlabelled = [dataclasses.replace(mail, labels={}) for mail in examples[:3]]
+    result = evaluation.evaluate(bundle_path, unlabelled, tmp_path)
+    assert result["queue"]["support"] == 0
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_missing_labels_are_masked(taxonomy, examples):
     half = dataclasses.replace(examples[0], labels={"queue": examples[0].labels["queue"], "topic": None})
     true = evaluation.true_labels(taxonomy, [half])
