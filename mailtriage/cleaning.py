@@ -15,24 +15,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mailtriage.app_footers import cut_app_footers
+from mailtriage.disclaimers import cut_disclaimers
 from mailtriage.edits import Removed, apply_edits, compose
-from mailtriage.footers import cut_app_footers, cut_css, cut_disclaimers
 from mailtriage.greetings import greeting_edits
-from mailtriage.html_text import Container, is_html, visible_text
+from mailtriage.html_text import Container, is_html, visible_text, without_markup_signs
 from mailtriage.mail_lines import Line, cut_edits, split_lines
-from mailtriage.quotations import cut_quotations
+from mailtriage.markup_leftovers import cut_leftovers
+from mailtriage.quotations import cut_quotations, newest_message
 from mailtriage.redaction import redaction_edits
 from mailtriage.signatures import cut_signatures
 from mailtriage.subject_lines import clean_subject, is_forward
-from mailtriage.white_space import white_space_edits
+from mailtriage.white_space import blank_line_edits, white_space_edits
 
 __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", "clean"]
 
 CLEANING_VERSION = "1"
 KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
-# A mail is cleaned until nothing changes, which most need once; text made to unfold for ever is stopped here.
-MOST_PASSES = 12
+# A mail is cleaned until nothing changes. Most need one pass and one that finds nothing; a text that was made to unfold
+# for ever may not take more than this many characters for each that it has, and gets this many in any case.
+MOST_WORK = 4
+LEAST_WORK = 500_000
+MOST_MARKUP_PASSES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +67,16 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
     """
     edits: list[Removed] = []
     text, forwarded, last_resort = body, is_forward(subject), False
-    for _ in range(MOST_PASSES):
-        step, kept = _clean_once(text, forwarded, greeting)
-        forwarded = False
+    work, passes = max(MOST_WORK * len(body), LEAST_WORK), 0
+    while work > 0:
+        step, kept = _clean_once(text, forwarded, greeting, passes)
         last_resort = last_resort or kept
         if not step:
             break
+        work -= len(text)
         edits = compose(edits, step)
         text = apply_edits(text, step)
+        forwarded, passes = False, passes + 1
     clean_words = clean_subject(subject)
     if redact:
         edits = compose(edits, redaction_edits(text))
@@ -78,13 +85,15 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
     return Cleaned(clean_words, text, tuple(edits), last_resort)
 
 
-def _clean_once(text: str, forwarded: bool, greeting: str) -> tuple[list[Removed], bool]:
+def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> tuple[list[Removed], bool]:
     """The edits of one pass over a text, and whether a block was kept as a last resort."""
     edits: list[Removed] = []
     containers: list[Container] = []
     if is_html(text):
-        visible = visible_text(text)
+        visible = visible_text(text) if passes < MOST_MARKUP_PASSES else without_markup_signs(text)
         edits, text, containers = visible.edits, visible.text, visible.containers
+    if not containers:
+        edits, text = _then(edits, text, blank_line_edits(text))
     lines = split_lines(text, containers)
     last_resort = _decide(lines, forwarded)
     edits, text = _then(edits, text, cut_edits(lines))
@@ -103,32 +112,33 @@ def _decide(lines: Sequence[Line], forwarded: bool) -> bool:
     for line in lines:
         if line.container and line.container[0] == "hidden" and line.text:
             line.cut = ("tracking", line.container[1])
-    cut_css(lines)
+    cut_leftovers(lines)
     cut_app_footers(lines)
     cut_quotations(lines, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
     cut_signatures(lines)
-    if any(line.own and _says_something(line.text) for line in lines):
+    if any(line.cut is None and _says_something(line.text) for line in lines):
         return False
     return _keep_best_block(lines)
 
 
+_SAYS_NOTHING = "-_=*~#>|.•· \t\x00\u00a0\u00ad\u200b"
+
+
 def _says_something(text: str) -> bool:
-    return any(not character.isspace() and character not in "-_=*~#>|.•·" for character in text)
+    return text.strip(_SAYS_NOTHING) != ""
 
 
 def _keep_best_block(lines: Sequence[Line]) -> bool:
-    """Give back what most likely holds the client's words: the closing, else what was quoted, else the signature."""
-    choices: tuple[Callable[[Line], bool], ...] = (
-        lambda line: line.cut == ("signature", "closing"),
-        lambda line: (
-            line.cut is not None and line.cut[0] == "quote" and line.cut[1] not in ("attribution", "original_message")
-        ),
-        lambda line: line.cut is not None and line.cut[0] in ("signature", "quote"),
-        lambda line: line.cut is not None and line.cut[0] in ("legal_footer", "disclaimer"),
+    """Give back what most likely holds the client's words; returns whether there was anything."""
+    choices: tuple[Callable[[], list[Line]], ...] = (
+        lambda: [line for line in lines if line.cut == ("signature", "closing")],
+        lambda: newest_message(lines),
+        lambda: [line for line in lines if line.cut and line.cut[0] == "signature"],
+        lambda: [line for line in lines if line.cut and line.cut[0] in ("legal_footer", "disclaimer")],
     )
     for choice in choices:
-        block = [line for line in lines if line.text and choice(line)]
+        block = [line for line in choice() if line.text]
         if any(_says_something(line.text) for line in block):
             for line in block:
                 line.cut = None

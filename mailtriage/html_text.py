@@ -6,6 +6,7 @@ import html
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mailtriage.edits import Removed, apply_edits, merged
 
@@ -30,30 +31,35 @@ class VisibleText:
 
 
 # A tag that mail programs write; `<max@example.org>` and `<Betrag>` are text.
+_NAMES = frozenset(
+    "a abbr address area article b base basefont big blockquote body br button caption center cite code col colgroup"
+    " dd del details dfn dir div dl dt em figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i"
+    " img input ins kbd label legend li link main map mark meta nav nobr noscript object ol option p pre q s samp"
+    " script section select small span strike strong style sub summary sup table tbody td textarea tfoot th thead time"
+    " title tr tt u ul var wbr".split()
+)
 # <div dir="ltr">   </p>   <o:p>   <br/>
-_NAMES = (
-    "a|abbr|address|area|article|b|base|basefont|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del"
-    "|details|dfn|dir|div|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|img|input|ins|kbd|label"
-    "|legend|li|link|main|map|mark|meta|nav|nobr|noscript|object|ol|option|p|pre|q|s|samp|script|section|select|small"
-    "|span|strike|strong|style|sub|summary|sup|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|tt|u|ul|var|wbr"
+_TAG = (
+    r"<(?P<close>/?)(?P<name>[a-z]\w{0,12}(?::[a-z]\w{0,20})?)(?=[\s/>])"
+    r"(?P<attributes>(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*+|[^<>]*+)>"
 )
-_TAG = rf"<(?P<close>/?)(?P<name>(?:{_NAMES})(?=[\s/>])|[a-z]\w{{0,9}}:[a-z]\w*+)(?P<attributes>(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*+|[^<>]*+)>"
-_TOKEN = re.compile(
+_IN_PRE = (
     rf"(?P<comment><!--)|(?P<declaration><[!?][^<>]*+>)|(?P<tag>{_TAG})"
-    r"|(?P<entity>&(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?)|(?P<space>[ \t\r\n\f\u00a0]{2,}+|[\t\r\n\f\u00a0]|(?<=[>;])[ ])",
-    re.IGNORECASE,
+    r"|(?P<entity>&(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?)"
 )
-# <html>, <div dir="ltr">, <br>: enough to call a body HTML. A lone `<b>` in a plain mail is not.
-_IS_HTML = re.compile(
-    r"<(?:!doctype|html|head|body|div|p|br|span|table|td|style|blockquote|ul|ol|li|font|a\s+href|img|meta|h[1-6]|pre|hr|center|o:p)"
-    r"(?:\s[^<>]*+)?/?>|</(?:b|i|u|em|strong|small|big|tt|code)>",
-    re.IGNORECASE,
+_PRE_TOKEN = re.compile(_IN_PRE, re.IGNORECASE)
+_TOKEN = re.compile(_IN_PRE + r"|(?P<space>[ \t\r\n\f\u00a0]{2,}+|[\t\r\n\f\u00a0]|(?<=[>;])[ ])", re.IGNORECASE)
+# <html>, <div dir="ltr">, <br>, </b>: enough to call a body HTML. A lone `<b>` in a plain mail is not.
+_ANY_TAG = re.compile(r"<(/?)(!doctype|[a-z]\w{0,12}(?::[a-z]\w{0,20})?)(\s[^<>]*+)?/?>", re.IGNORECASE)
+_TELLING = frozenset(
+    "!doctype html head body div p br span table td style blockquote ul ol li font img meta h1 h2 h3 h4 h5 h6 pre hr"
+    " center o:p".split()
 )
 
 _PARAGRAPHS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl"})
 _BLOCKS = _PARAGRAPHS | frozenset(
-    "address article blockquote body caption center dd details div dt fieldset figure footer form header hr html li main"
-    " nav pre section table tbody tfoot thead title tr head".split()
+    "address article blockquote body caption center dd details div dt fieldset figure footer form head header hr html"
+    " li main nav pre section table tbody tfoot thead title tr".split()
 )
 _UNSEEN = {"style": "css", "script": "html", "title": "html", "noscript": "html", "select": "html"}
 _NESTING = frozenset({"div", "blockquote", "span", "p", "table", "td", "section", "pre", "font", "a", "ul"})
@@ -80,7 +86,8 @@ _CONTAINERS: tuple[tuple[str, re.Pattern[str], str, str], ...] = tuple(
         # <pre class="moz-signature" cols="72">, <div class="gmail_signature">, <div id="Signature">
         (
             "div span pre p table",
-            r"moz-signature|gmail_signature(?!_prefix)|protonmail_signature|ms-outlook-mobile-signature|AppleMailSignature"
+            r"moz-signature|gmail_signature(?!_prefix)|protonmail_signature|ms-outlook-mobile-signature"
+            r"|AppleMailSignature"
             r"|\bid\s*=\s*[\"']?(?:x_)*signature\b|mail_signature|\bclass\s*=\s*[\"']?signature[\"'\s]|data-smartmail",
             "signature",
             "signature_element",
@@ -102,12 +109,26 @@ _TIGHT = re.compile(r"MsoNormal|MsoPlainText|margin(?:-top|-bottom)?\s*:\s*0", r
 
 def is_html(body: str) -> bool:
     """Whether a body is HTML source rather than plain text."""
-    return "<" in body and _IS_HTML.search(body) is not None
+    if "<" not in body or ">" not in body:
+        return False
+    return any(_tells(tag[1], tag[2].lower(), tag[3]) for tag in _ANY_TAG.finditer(body))
+
+
+def _tells(close: str, name: str, attributes: str | None) -> bool:
+    if name in _TELLING:
+        return True
+    return name in _NAMES and (bool(close) or (name == "a" and attributes is not None))
 
 
 def visible_text(source: str) -> VisibleText:
     """Turn HTML into the text that a mail program shows, line by line. Linear in the length of `source`."""
     return _Reader(source).read()
+
+
+def without_markup_signs(source: str) -> VisibleText:
+    """A text that still looks like HTML after every decoding, with each `<` taken out: it will not any more."""
+    edits = [Removed("html", "nested_markup", sign.start(), sign.end()) for sign in re.finditer("<+", source)]
+    return VisibleText(apply_edits(source, edits), edits, [])
 
 
 class _Reader:
@@ -124,7 +145,7 @@ class _Reader:
 
     def read(self) -> VisibleText:
         position, source = 0, self.source
-        while (token := _TOKEN.search(source, position)) is not None:
+        while (token := (_PRE_TOKEN if self.preformatted else _TOKEN).search(source, position)) is not None:
             self.keep(position, token.start())
             position = self.take(token)
         self.keep(position, len(source))
@@ -147,10 +168,14 @@ class _Reader:
             return self.drop("html", "comment", token.start(), token.end() if end < 0 else end + 3)
         if group == "declaration":
             return self.drop("html", "declaration", token.start(), token.end())
+        return self.tag(token)
+
+    def tag(self, token: re.Match[str]) -> int:
         name = token["name"].lower()
-        if token["close"]:
-            return self.close_tag(name, token)
-        return self.open_tag(name, token)
+        if name not in _NAMES and ":" not in name:
+            self.keep(token.start(), token.start() + 1)
+            return token.start() + 1
+        return self.close_tag(name, token) if token["close"] else self.open_tag(name, token)
 
     def open_tag(self, name: str, token: re.Match[str]) -> int:
         attributes = token["attributes"]
@@ -196,9 +221,7 @@ class _Reader:
 
     def white_space(self, token: re.Match[str]) -> int:
         start, end = token.span()
-        if self.preformatted:
-            self.keep(start, end)
-        elif self.space and "\u00a0" not in token[0]:
+        if self.space and "\u00a0" not in token[0]:
             self.edit("whitespace", "html_space", start, end, "")
         elif end - start == 1 and token[0] == " ":
             self.keep(start, end)
@@ -207,7 +230,7 @@ class _Reader:
         return end
 
     def entity(self, token: re.Match[str]) -> int:
-        text = html.unescape(token[0])
+        text = _unescape(token[0])
         if text == token[0]:
             self.keep(*token.span())
         else:
@@ -258,6 +281,7 @@ class _Reader:
         return found.end()
 
 
+_unescape = lru_cache(maxsize=1024)(html.unescape)
 _CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _UNSEEN}
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mailtriage.edits import Removed
 from mailtriage.html_text import Container
 
 # No rule reads more of a line than this: a longer one is prose, and time must not grow with it.
 LONGEST_RULE_TEXT = 2000
+# Nor does any rule read more unquoted lines than this: what has more is data rather than a letter, and stays.
+MOST_READ_LINES = 1500
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
+_LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n)?")
 # > > Guten Tag        >> Guten Tag
 _QUOTE_MARK = re.compile(r"[ \t]*+>(?:[ \t]?>)*+[ \t]?")
 
@@ -23,18 +25,17 @@ class Line:
     `cut` is the kind and rule that removes the line, or `None` while it is the client's own.
     """
 
-    __slots__ = ("container", "content", "cut", "depth", "end", "indented", "start", "stop", "text")
+    container: tuple[str, str] | None = None
+    indented = False
+    unread = False  # below the lines that rules read
+    cut: tuple[str, str] | None = None
 
-    def __init__(self, start: int, end: int, stop: int, text: str, depth: int, content: int) -> None:
+    def __init__(self, start: int, end: int, stop: int, text: str, depth: int = 0) -> None:
         self.start = start
         self.end = end
         self.stop = stop
         self.text = text
         self.depth = depth
-        self.content = content  # where the text after the quote marks starts
-        self.container: tuple[str, str] | None = None
-        self.indented = False
-        self.cut: tuple[str, str] | None = None
 
     @property
     def quoted(self) -> bool:
@@ -42,33 +43,53 @@ class Line:
 
     @property
     def own(self) -> bool:
-        """Still the client's, and not empty."""
-        return self.cut is None and bool(self.text)
+        """Still the client's, not empty, and to be judged by rules."""
+        return self.cut is None and bool(self.text) and not self.unread
 
 
 def split_lines(text: str, containers: Iterable[Container] = ()) -> list[Line]:
     """The lines of a mail; those that a container covers know it."""
     lines: list[Line] = []
-    for match in _LINE.finditer(text):
-        start, stop = match.span()
-        if start == stop:
+    read = 0
+    for start, end, stop in _bounds(text):
+        line = _line(text, start, end, stop)
+        lines.append(line)
+        read += bool(line.text) and not line.depth
+        line.unread = read > MOST_READ_LINES and not line.depth
+        if line.unread and not containers and text.find("\n>", start) < 0:
+            line.end = line.stop = len(text)
             break
-        end = stop
-        while end > start and text[end - 1] in "\r\n":
-            end -= 1
-        lines.append(_line(text, start, end, stop))
     _place(lines, containers)
     return lines
 
 
 def _line(text: str, start: int, end: int, stop: int) -> Line:
-    head = text[start : min(end, start + LONGEST_RULE_TEXT)]
+    head = text[start:end] if end - start <= LONGEST_RULE_TEXT else text[start : start + LONGEST_RULE_TEXT]
     stripped = head.strip()
     if not stripped.startswith(">"):
-        return Line(start, end, stop, stripped, 0, start)
+        return Line(start, end, stop, stripped)
     mark = _QUOTE_MARK.match(head)
-    assert mark is not None
-    return Line(start, end, stop, head[mark.end() :].strip(), mark[0].count(">"), start + mark.end())
+    if mark is None:
+        return Line(start, end, stop, stripped)
+    return Line(start, end, stop, head[mark.end() :].strip(), mark[0].count(">"))
+
+
+def _bounds(text: str) -> Iterator[tuple[int, int, int]]:
+    """Start, end without line break, and end with it, of each line."""
+    if "\r" in text:
+        for match in _LINE.finditer(text):
+            start, stop = match.span()
+            if start < stop:
+                yield start, start + len(match[1]), stop
+        return
+    start = 0
+    for part in text.split("\n"):
+        end = start + len(part)
+        if end < len(text):
+            yield start, end, end + 1
+        elif part:
+            yield start, end, end
+        start = end + 1
 
 
 def _place(lines: Sequence[Line], containers: Iterable[Container]) -> None:
@@ -92,6 +113,19 @@ def _place(lines: Sequence[Line], containers: Iterable[Container]) -> None:
                 elif line.container is None:
                     line.container = (container.kind, container.rule)
             index += 1
+
+
+def paragraphs(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Runs of lines that are still the client's, parted by blank lines and by lines that are cut."""
+    block: list[Line] = []
+    for line in lines:
+        if line.own:
+            block.append(line)
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def cut_edits(lines: Sequence[Line]) -> list[Removed]:

@@ -6,86 +6,144 @@ import re
 from collections.abc import Callable, Iterator
 
 from mailtriage.edits import Removed
+from mailtriage.patterns import any_of
 
 # DE89 3704 0044 0532 0130 00
-_IBAN = r"(?<![A-Za-z0-9])[A-Za-z]{2}[ ]?\d{2}(?:[ .-]?[A-Za-z0-9]){11,30}(?![A-Za-z0-9])"
-# 4111 1111 1111 1111
-_CARD = r"(?<![\d])\d(?:[ -]?\d){12,18}(?![\d])"
+_IBAN = r"(?<![^\W_])[A-Z]{2}[ ]?\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])"
 # max.muster@example.org
 _EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}"
-# Depotnummer: 1234567890      Depot-Nr. 123 456 789      Verrechnungskonto 1234567
-_ACCOUNT = (
-    r"\b(?:(?P<depot>depot|wertpapierdepot|custody(?: account)?|securities account)|(?:verrechnungs|giro|tagesgeld|festgeld|unter|kunden)?(?:konto|kunden|kd)|account|customer|client)"
-    r"[- ]?(?:nummer|nr|number|no|id)?\b[ .:#-]{0,4}(?:lautet |ist |is |mit der (?:nummer|nr\.?) )?[#:]?\s?(?P<number>[A-Z]{0,3}\d(?:[ ./-]?\d){4,17})(?!\d)"
+# 10.000 EUR      5 000,00 Euro: an amount is no account
+_NO_AMOUNT = r"(?![\d.]|,\d| ?(?:EUR|Euro|€|USD|CHF|Stück|Stk|Anteile|shares|%|Prozent))"
+_IS = r"(?: (?:lautet|ist|is|mit der (?:nummer|nr\.?)))?[ .:#-]{0,4}"
+_TAX = (
+    any_of(
+        # Steuer-ID 12 345 678 901      Steuernummer: 143/123/12345      USt-IdNr. DE123456789
+        r"\b(?:steuer[- ]?(?:identifikationsnummer|identnummer|id(?:-?nr\.?)?|nummer|nr\.?)|idnr\.?"
+        r"|USt-?Id(?:-?Nr)?\.?)",
+        # tax ID: 12345678901      TIN 12345678901
+        r"\b(?:tin|tax (?:id|number|identification number))",
+    )
+    + _IS
+    + r"(?P<tax>(?:[A-Z]{2} ?)?\d(?:[ /]?\d){7,12})(?![\d/])"
 )
-# Steuer-ID 12 345 678 901      Steuernummer 143/123/12345
-_TAX = r"\b(?:steuer[- ]?(?:identifikationsnummer|identnummer|id(?:-?nr\.?)?|nummer|nr\.?)|idnr\.?|tin|tax (?:id|number)|USt-?Id(?:Nr)?\.?)[ .:#-]{0,4}(?:lautet |ist |is )?(?P<tax>(?:[A-Z]{2}\s?)?\d(?:[ ./-]?\d){7,12})(?!\d)"
-# +49 (0)89 123456-78      0170/1234567
-_PHONE = r"(?<![\w.,/-])(?:\+|00)\d{1,3}[ /-]?(?:\(0\)[ ]?)?(?:\(?\d{1,5}\)?[ /.-]{0,3}){2,6}\d(?!\d)|(?<![\w.,/+-])\(?0\d{1,5}\)?[ ]?[/ -][ ]?\d{2,}(?:[ -]?\d){2,9}(?![\d.,]\d)|(?<![\w.,/+-])01[567]\d{8,10}(?!\d)"
-_PATTERN = re.compile(
-    f"(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<card>{_CARD})|(?P<phone>{_PHONE})",
+_ACCOUNT = (
+    any_of(
+        # Depotnummer: 1234567890      Depot-Nr. 123 456 789      Depot 1234567890      custody account no. 12345678
+        r"\b(?P<depot>(?:wertpapier)?depot(?:konto)?|custody account|securities account)",
+        # Verrechnungskonto 1234567      Kontonummer 1234567      Kundennummer 123456      account number 12345678
+        r"\b(?:(?:verrechnungs|giro|tagesgeld|festgeld|unter|referenz)?konto|kunden|kd\.?|account|customer|client)",
+    )
+    + r"(?:[- ]?(?:nummer|nr|number|no|id))?\b\.?"
+    + _IS
+    + rf"(?P<number>[A-Z]{{0,3}}\d(?:[ /-]?\d){{4,24}}){_NO_AMOUNT}"
+)
+# 12 345 678 901: an identification number without its name, which its check digit tells
+_BARE_TAX = r"(?<![\w.,/-])[1-9]\d(?: ?\d{3}){3}(?![\d.,/-]|[^\W\d])"
+# 4111 1111 1111 1111
+_CARD = r"(?<![\w.,])\d(?:[ -]?\d){12,18}(?!\d)"
+_PHONE = any_of(
+    # +49 (0)89 123456-78      0049 170 1234567
+    r"(?<![\w.,/+-])(?:\+|00)[1-9]\d{0,2}[ /-]?(?:\(0\) ?)?\(?\d{1,5}\)?(?:[ /.-]{0,3}\d{1,8}){1,6}(?![\d.,]\d)(?!\d)",
+    # 089 / 123 45 67      (0170) 1234567      0170-1234567
+    r"(?<![\w.,/+-])\(?0[1-9]\d{1,4}\)? ?[/ -] ?\d{2,8}(?:[ -]\d{2,8}){0,4}(?![\d.,]\d)(?!\d)",
+    # 01701234567
+    r"(?<![\w.,/+-])01[567]\d{8,10}(?!\d)",
+)
+_ANY = re.compile(
+    f"(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<bare_tax>{_BARE_TAX})"
+    f"|(?P<card>{_CARD})|(?P<phone>{_PHONE})",
     re.IGNORECASE,
 )
+_HAS_NUMBER = re.compile(r"[@\d]")
+_SEPARATORS = re.compile(r"[ ./-]")
+
+
+def redaction_edits(text: str) -> list[Removed]:
+    """Edits that put `[IBAN]`, `[CARD]`, `[PHONE]`, `[EMAIL]`, `[DEPOT]`, `[ACCOUNT]` or `[TAX_ID]` where one stood."""
+    return list(_edits(text)) if _HAS_NUMBER.search(text) else []
 
 
 def is_iban(text: str) -> bool:
     """Whether the check digits of an IBAN are right (ISO 13616, modulo 97)."""
-    compact = re.sub(r"[ .-]", "", text).upper()
-    if not 15 <= len(compact) <= 34 or not compact[:2].isalpha() or not compact.isascii() or not compact.isalnum():
+    compact = _SEPARATORS.sub("", text).upper()
+    if not 15 <= len(compact) <= 34 or not compact.isascii() or not compact.isalnum() or not compact[:2].isalpha():
         return False
     return int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97 == 1
 
 
 def is_card_number(text: str) -> bool:
     """Whether 13 to 19 digits pass the Luhn check (ISO/IEC 7812)."""
-    digits = [int(character) for character in text if character.isdigit()]
+    digits = _digits(text)
     if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
         return False
-    doubled = (
-        digit if position % 2 == 0 else digit * 2 - 9 * (digit > 4) for position, digit in enumerate(reversed(digits))
-    )
-    return sum(doubled) % 10 == 0
+    doubled = (digit * 2 - 9 * (digit > 4) for digit in reversed(digits[-2::-2]))
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-def redaction_edits(text: str) -> list[Removed]:
-    """Edits that put `[IBAN]`, `[CARD]`, `[PHONE]`, `[EMAIL]`, `[DEPOT]`, `[ACCOUNT]` or `[TAX_ID]` where one stood."""
-    return list(_edits(text))
+def is_tax_id(text: str) -> bool:
+    """Whether 11 digits are a German tax identification number (check digit after ISO/IEC 7064, modulo 11, 10)."""
+    digits = _digits(text)
+    if len(digits) != 11 or digits[0] == 0:
+        return False
+    product = 10
+    for digit in digits[:10]:
+        product = ((digit + product) % 10 or 10) * 2 % 11
+    return (11 - product) % 10 == digits[10]
+
+
+def _digits(text: str) -> list[int]:
+    return [int(character) for character in text if character in "0123456789"]
 
 
 def _edits(text: str) -> Iterator[Removed]:
     position = 0
-    while (match := _PATTERN.search(text, position)) is not None:
+    while (match := _ANY.search(text, position)) is not None:
         edit = _edit(match)
         if edit is None:
-            position = match.start() + 1
-            while position < len(text) and text[position].isalnum() and text[position - 1].isalnum():
-                position += 1
-            continue
-        yield edit
-        position = edit.end
+            # a number that is none is not tried again from its middle
+            position = match.end() if match["card"] else _after_word(text, match.start())
+        else:
+            yield edit
+            position = edit.end
+
+
+def _after_word(text: str, position: int) -> int:
+    """The next place where something may begin."""
+    while position < len(text) and text[position].isalnum():
+        position += 1
+    return position + 1
 
 
 def _edit(match: re.Match[str]) -> Removed | None:
     if match["iban"] is not None:
-        return _iban_edit(match)
-    if match["email"] is not None:
-        return _removed(match, "email", "EMAIL")
-    if match["taxes"] is not None:
-        return _removed(match, "tax", "TAX_ID")
+        return _iban_edit(match, "iban")
     if match["account"] is not None:
-        return _removed(match, "number", "DEPOT" if match["depot"] else "ACCOUNT")
-    if match["card"] is not None:
-        return _removed(match, "card", "CARD") if is_card_number(match["card"]) else None
-    return _removed(match, "phone", "PHONE")
+        number = _STARTS_IBAN.match(match.string, match.start("number"))  # Verrechnungskonto DE89 3704 ...
+        iban = _iban_edit(number, 0) if number else None
+        return iban or _removed(match, "number", "DEPOT" if match["depot"] else "ACCOUNT")
+    for group, placeholder, is_one in _GROUPS:
+        if match[group] is not None:
+            return _removed(match, group, placeholder) if is_one is None or is_one(match[group]) else None
+    return None
 
 
-def _iban_edit(match: re.Match[str]) -> Removed | None:
-    """The pattern may run on into the next word: take the longest start that is an IBAN."""
-    text = match["iban"]
-    checks: Callable[[str], bool] = is_iban
+# Group of the pattern, placeholder, check.
+_GROUPS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
+    ("email", "EMAIL", None),
+    ("tax", "TAX_ID", None),
+    ("phone", "PHONE", None),
+    ("bare_tax", "TAX_ID", is_tax_id),
+    ("card", "CARD", is_card_number),
+)
+_STARTS_IBAN = re.compile(_IBAN, re.IGNORECASE)
+
+
+def _iban_edit(match: re.Match[str], group: str | int) -> Removed | None:
+    """The pattern may run on into the next word: take the longest beginning that is an IBAN."""
+    text, start = match[group], match.start(group)
     for end in range(len(text), 14, -1):
-        if text[end - 1].isalnum() and (end == len(text) or not text[end].isalnum()) and checks(text[:end]):
-            return Removed("redacted", "iban", match.start(), match.start() + end, "[IBAN]")
+        if (end == len(text) or not text[end].isalnum()) and is_iban(text[:end]):
+            return Removed("redacted", "iban", start, start + end, "[IBAN]")
     return None
 
 

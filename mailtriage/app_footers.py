@@ -1,0 +1,131 @@
+"""Finds what mail apps, virus scanners and newsletters append to a mail, and what gateways put above it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mailtriage.mail_lines import Line
+from mailtriage.patterns import any_of, pattern
+
+_SENT = any_of("gesendet", "verschickt", "versendet", "abgeschickt", "geschrieben", "sent", "written", "typed")
+_DEVICE = any_of(
+    r"iPhone|iPad|iPod|iOS|Mac(?:Book)?\S*|Apple\S*",
+    r"Android\S*|Samsung\S*|Galaxy\S*|Huawei\S*|Xiaomi\S*|Redmi\S*|Pixel\S*|HTC\S*|Nokia\S*|Sony\S*|Xperia\S*"
+    r"|Motorola\S*",
+    r"Fairphone|OnePlus\S*|BlackBerry\S*|Lumia\S*|Alcatel\S*|Surface|TI-85",
+    r"Handy|Smart-?phone|Mobiltelefon|Mobilger(?:ä|ae)t|Ger(?:ä|ae)t|Tablet|Telefon",
+    r"mobile(?: (?:device|phone))?|cell(?:phone)?|phone|device",
+    r"Outlook|Windows\S*|GMX|WEB\.DE|freenet\S*|T-Online|Telekom|Vodafone|Verizon|Yahoo\S*|AOL|Posteo|mailbox\.org"
+    r"|Gmail|Zoho",
+    r"Proton\S*|Tuta\w*|K-9|Spark|Airmail|Mailbox|Mailspring|MailDroid|BlueMail|TypeApp|Canary|Thunderbird|eM Client"
+    r"|Nine",
+    r"Sparrow|Acompli|myMail|Edison|Superhuman|Polymail|Newton|\[?mail\]?",
+)
+# Get Outlook for iOS<https://aka.ms/o0ukef>      Sent from [mail](https://go.example/) for windows 10
+_LINK = r"(?:\s?<[^<>\s]{4,300}>|\s?\(?https?://[^()\s]{4,300}\)?)?"
+_APP_FOOTER = pattern(
+    # Gesendet von meinem iPhone      Gesendet mit der GMX Mail App      Sent from Yahoo Mail on Android
+    # Gesendet von Outlook für Android      (Sent from mobile device)      Sent from my Windows 8 PC <http://example.org>
+    rf"[-–—_*<> (]{{0,6}}{_SENT} (?:with|via|from|mit|von|vom|über|ueber|per|aus|by)"
+    r" (?:(?:mein(?:em|er|en)?|der|dem|my|an?|the|mobile[nr]?|neuen|kostenlosen|sicheren?"
+    r"|secure) ){0,3}(?:[^\s,.]{1,20} ){0,2}?"
+    rf"{_DEVICE}(?![\w-])[^.?]{{0,60}}[.!]?[^.?]{{0,40}}$",
+    # Von meinem Samsung Galaxy Smartphone gesendet.      Von unterwegs gesendet
+    rf"[-–—_* (]{{0,6}}von (?:meinem|meiner|unterwegs|mobil|einem)(?: \S{{1,25}}){{0,4}}? {_SENT}[.!)*_ ]{{0,4}}$",
+    # Diese Nachricht wurde von meinem Android-Mobiltelefon mit K-9 Mail gesendet.
+    rf"(?:diese |this )?(?:nachricht|e-?mail|mail|message) (?:wurde"
+    rf"|was) (?:[^\s,.]{{1,20}} ){{0,4}}?{_DEVICE}(?![\w-])[^.?]{{0,50}}{_SENT}[.!]?$",
+    # Get Outlook for iOS      Holen Sie sich Outlook für Android      Get [Outlook for Android](https://aka.ms/example)
+    rf"(?:get|holen sie sich|hol dir|laden sie) \[?outlook (?:for|für|fuer) [^\s.?]{{1,20}}{_LINK}[\s.]*$",
+    # From My Iphone 6      Sent via mobile      Sent with Airmail
+    r"(?:from|von) (?:my|meinem) (?:mobile|iphone|ipad|blackberry|handy|android)(?: \w{1,12})?[.!]?$",
+    # Envoyé depuis mon iPhone      Sendt fra min iPad      Inviato da iPhone      Verstuurd vanaf mijn iPad
+    r"(?:envoyé (?:depuis|de) mon|sendt fra min|inviato da(?:l mio)?|enviado (?:desde|do) m\w+|(?:verstuurd"
+    r"|verzonden) (?:vanaf mijn|met)"
+    r"|skickat från min|wysłane z) [^.?]{1,40}$",
+)
+# Gesendet von meinem Konto wurden 500 EUR: somebody speaks
+_SPEAKS_OF_SENDING = pattern(
+    r"\b(?:wurden|ist|sind|war|hab\w*|hatt?e\w*|konto|depot|bank|fax|brief|einschreiben|post|desk|büro|ich|wir|sie"
+    r"|ihnen|leider|nicht"
+    r"|is|was|were|have|but|not|i|we|you|yet|amount|account)\b"
+)
+# please excuse any typos      Bitte entschuldigen Sie Tippfehler
+_EXCUSES = pattern(r"excuse|typo|brevity|tippfehler|entschuldig|kürze")
+_MAY_BE_APP_FOOTER = pattern(
+    _SENT, r"outlook (?:for|für)|from my|envoyé|sendt|inviat|enviad|verstuurd|verzonden|skickat|wysł|von meinem"
+)
+
+_SCANNER = pattern(
+    # Diese E-Mail wurde von Avast Antivirus-Software auf Viren geprüft.
+    r"diese (?:e-?mail|nachricht|mail) wurde (?:von|mit|durch) .{0,60}(?:auf viren|virus|gepr(?:ü|ue)ft|gescannt)",
+    # This email has been checked for viruses by AVG.
+    r"(?:this |the )?(?:e-?mail|message) (?:has been|was|is) (?:checked|scanned|virus).{0,80}(?:virus|avast|avg"
+    r"|mcafee|norton|kaspersky|sophos)",
+    # Virenfrei. www.avast.com      Virus-free.www.avg.com
+    r"(?:viren-?frei|virus-?free)\.?\s?(?:(?:<?https?://)?(?:www\.)?av(?:ast|g)\.com\S{0,200})?$",
+    # https://www.avast.com/antivirus
+    r"<?(?:https?://)?(?:www\.)?(?:avast|avg)\.com\S{0,200}$",
+    # Geprüft von Kaspersky Anti-Virus
+    r"(?:gepr(?:ü|ue)ft|checked|scanned) (?:von|by|durch) (?:avast|avg|mcafee|kaspersky|sophos|eset|g ?data"
+    r"|avira).{0,60}$",
+    # Keine Viren gefunden. / No virus found in this message.
+    r"(?:keine? viren|no virus(?:es)?) (?:gefunden|found).{0,80}$",
+)
+
+_BANNER = pattern(
+    # [EXTERN] Diese E-Mail stammt von einem externen Absender.      CAUTION: This email originated from outside
+    r"[\[*#!<⚠\s]{0,6}(?:(?:extern(?:e|al)?(?: e-?mail)?|caution|achtung|warnung|warning|vorsicht)\b[\]:!*\s]{0,6})?"
+    r"(?:diese|this|die) (?:e-?mail|nachricht|message|mail) (?:stammt|kommt|wurde|originated|came|comes|is|was)\b"
+    r".{0,40}(?:extern|au(?:ß|ss)erhalb|outside|external)",
+    # Sie erhalten nicht oft E-Mails von max@example.org.      You don't often get email from max@example.org.
+    r"sie erhalten nicht (?:oft|häufig) e-?mails? von|you don['’]?t often get e-?mail from"
+    r"|some people who received this message",
+)
+
+_TARGET = r"[\s.\])|•·-]{0,4}(?:<[^<>\s]{4,400}>|https?://\S{4,400})?"
+_OPT_OUT = pattern(
+    # Newsletter abbestellen | Impressum | Datenschutz      Unsubscribe<https://example.org/u/1>
+    r"[-–—|*>•· \[(]{0,6}(?:(?:newsletter |hier |e-?mails? )?(?:abbestellen|abmelden|unsubscribe|austragen|opt[- ]?out)"
+    rf"(?: from (?:this|our) .{{0,30}})?){_TARGET}"
+    r"(?:[\s|•·-]{1,4}(?:impressum|datenschutz\w*|privacy(?: policy)?|imprint|kontakt|agb|faq|abmelden|abbestellen"
+    r"|unsubscribe)){0,5}[\s.>]{0,4}$",
+    # Im Browser ansehen      View this email in your browser
+    rf"[-–—|*>•· \[(]{{0,6}}(?:(?:view|show|open) (?:this )?(?:e-?mail |message )?in (?:your |the )?browser"
+    rf"|(?:diese )?(?:e-?mail )?im browser (?:ansehen|anzeigen|öffnen)"
+    rf"|manage (?:your )?preferences){_TARGET}$",
+    # Wenn Sie unseren Newsletter nicht mehr erhalten möchten, klicken Sie hier.
+    r"(?:um|wenn|falls) [^.?!]{0,60}(?:newsletter|e-?mails?)\b[^.?!]{0,60}(?:abbestellen|abmelden|abzumelden"
+    r"|abzubestellen|nicht mehr erhalten|erhalten möchten)"
+    r"[^.?!]{0,60}(?:hier|klick|link)[^?!]{0,60}$",
+    # To unsubscribe from these emails, click here
+    r"(?:to|if you)\b[^.?!]{0,60}(?:unsubscribe|stop receiving)[^.?!]{0,60}(?:click|visit|here|link"
+    r"|preferences)[^?!]{0,80}$",
+)
+_MAY_BE_OPT_OUT = pattern(
+    r"abbestell|abmeld|abzumeld|unsubscribe|im browser|browser|preferences|nicht mehr erhalten|opt[- ]?out|austragen"
+    r"|stop receiving"
+)
+
+
+def cut_app_footers(lines: Iterable[Line]) -> None:
+    """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`)."""
+    for line in lines:
+        if not line.own or len(line.text) > 300:
+            continue
+        text = line.text
+        if is_app_footer(text):
+            line.cut = ("client_footer", "app_footer")
+        elif _SCANNER.match(text):
+            line.cut = ("client_footer", "virus_scanner")
+        elif _BANNER.match(text):
+            line.cut = ("disclaimer", "external_banner")
+        elif _MAY_BE_OPT_OUT.search(text) and _OPT_OUT.match(text):
+            line.cut = ("tracking", "opt_out")
+
+
+def is_app_footer(text: str) -> bool:
+    """Whether a line is what a mail app appends, such as `Gesendet von meinem iPhone`."""
+    if not _MAY_BE_APP_FOOTER.search(text) or not _APP_FOOTER.match(text):
+        return False
+    return _SPEAKS_OF_SENDING.search(text.replace(" was ", " ")) is None or _EXCUSES.search(text) is not None

@@ -1,0 +1,97 @@
+"""Recognises the headings with which mail programs introduce an earlier message: Von, Gesendet, An, Betreff."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from mailtriage.mail_lines import Line
+from mailtriage.patterns import pattern
+
+_FIELDS = {
+    "from": "Von|From|De|Da|Van|Från|Fra|Od|Lähettäjä|От|Absender",
+    "date": "Gesendet(?: am)?|Sent|Datum|Date|Dato|Envoyé(?: le)?|Inviato|Data|Verzonden|Skickat|Sendt|Enviado(?: el)?"
+    "|Wysłano|Fecha",
+    "to": "An|To|À|A|Aan|Till|Til|Para|Do|Empfänger",
+    "cc": "Cc|Kopie(?: an)?|Bcc|Copia",
+    "subject": "Betreff|Subject|Objet|Oggetto|Onderwerp|Ämne|Emne|Asunto|Assunto|Temat",
+    "other": "Reply-To|Antwort(?:en)? an|Risposta|Wichtigkeit|Importance|Priorität|Priority|Anlagen?|Attachments?"
+    "|Organi[sz]ation",
+}
+# *Von:* Max Muster <max@example.org>      Gesendet: Dienstag, 12. März 2024 10:11      De : Max      From:Max
+_FIELD = re.compile(
+    r"[*|]{0,2}(?:"
+    + "|".join(f"(?P<{field}>{names})" for field, names in _FIELDS.items())
+    + r")\*{0,2}\s?:\*{0,2}(?:\s+|(?=[\w<\"])|$)",
+    re.IGNORECASE,
+)
+# max@example.org      10:11      2024      März
+_LOOKS_SENT = pattern(r"@|\d{1,2}[:.]\d\d|\d{4}|\b(?:Jan|Feb|M(?:ä|a)r|Apr|Ma[iy]|Jun|Jul|Aug|Sep|O[kc]t|Nov|De[zc])")
+_RULE = re.compile(r"(?:[-_=*~#─—–]{3,}|[-_]{2}|—)$")
+
+MOST_LINES = 60
+MOST_BLANK = 3  # lines between a rule and the first heading
+
+
+def is_heading(text: str) -> bool:
+    """Whether a line is a heading of a mail, such as `Betreff: Depotübertrag`."""
+    return _field_of(text) is not None
+
+
+def _field_of(text: str) -> re.Match[str] | None:
+    return _FIELD.match(text) if ":" in text[:24] else None
+
+
+def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int | None:
+    """Where the block of headings that starts here stops, or `None`; a rule may stand above it.
+
+    `least`: how many of from, date, to and subject it must have; with 1, a separator above has already said what it is.
+    """
+    start = position
+    if position < len(lines) and _RULE.match(lines[position].text):
+        position = next_text(lines, position + 1)
+        if position - start > MOST_BLANK:
+            return None
+    found: dict[str, str] = {}
+    last, blank = position, 0
+    for index in range(position, min(position + MOST_LINES, len(lines))):
+        text = lines[index].text
+        field = _field_of(text) if text else None
+        if field is not None and field.lastgroup is not None:
+            if field.lastgroup in ("from", "subject") and field.lastgroup in found:
+                break
+            found[field.lastgroup] = text[field.end() :]
+            last, blank = index + 1, 0
+        elif not text:
+            blank += 1
+            if blank > 1 or not found or len(found) >= 4:
+                break
+        elif not found or blank or not _continues(lines, index):
+            break
+        else:
+            last = index + 1
+    return last if _is_block(found, least) else None
+
+
+def next_text(lines: Sequence[Line], position: int) -> int:
+    """The first line from here on that is not blank."""
+    while position < len(lines) and not lines[position].text:
+        position += 1
+    return position
+
+
+def _continues(lines: Sequence[Line], index: int) -> bool:
+    """Whether a heading goes on in this line: the rest of an address list or of a long subject."""
+    before, text = lines[index - 1].text, lines[index].text
+    if "@" in text or before.endswith((",", ";", "<")):
+        return True
+    return index + 1 < len(lines) and is_heading(lines[index + 1].text)
+
+
+def _is_block(found: dict[str, str], least: int) -> bool:
+    main = {"from", "date", "to", "subject"} & found.keys()
+    if least == 1:
+        return bool(main)
+    if "from" not in main or len(main) < least:
+        return False
+    return any(_LOOKS_SENT.search(found[field]) for field in main - {"subject"})

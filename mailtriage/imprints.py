@@ -1,0 +1,66 @@
+"""Finds the facts that a company must state below its letters: register, tax number, directors, seat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mailtriage.mail_lines import Line
+from mailtriage.patterns import pattern
+
+_FEATURES = (
+    # HRB 123456      HRA 99      HRB-Nr.: 4711
+    pattern(r"\bHR\s?[AB][\s:.-]{0,3}(?:Nr\.?:?\s*)?\d"),
+    # Amtsgericht München      Registergericht: Frankfurt am Main      Handelsregister: B 1234
+    pattern(
+        r"\b(?:Amtsgericht|Registergericht|Handelsregister|Firmenbuch|Genossenschaftsregister|Companies House)", flags=0
+    ),
+    # USt-IdNr.: DE123456789      Steuer-Nr. 143/123/12345      VAT No. GB123456789
+    pattern(r"\b(?:USt\.?-?\s?Id|Umsatzsteuer-?I|UID\b|VAT\b|Steuer-?(?:Nr|nummer)|St\.?-?Nr)"),
+    # Geschäftsführer: Max Muster      Vorstand: Dr. Eva Beispiel (Vorsitzende)      Managing Directors: ...
+    pattern(
+        r"\b(?:Gesch(?:ä|ae)ftsf(?:ü|ue)hr(?:er|erin|ung|ende\w{0,2})|Vorstand\w{0,20}|Vors\. d\. \w{2,20}"
+        r"|Aufsichtsrat\w{0,20}|Verwaltungsrat"
+        r"|Vertretungsberechtigt\w{0,3}|Managing Directors?|Board of \w{1,20}|Supervisory Board"
+        r"|Executive Board)\s?(?:\([^()]{1,40}\))?\s?:"
+    ),
+    # Sitz der Gesellschaft: München      Registered office: 1 High Street, London      Company No. 123456
+    pattern(
+        r"\b(?:Sitz(?: und Registergericht)?\s?:|Sitz der Gesellschaft|Firmensitz|Registered (?:office|in)"
+        r"|Company (?:No|number|registration))"
+    ),
+    # Bankverbindung: Musterbank, IBAN DE..., BIC MUSTDEFF      Gläubiger-ID DE98ZZZ09999999999
+    pattern(r"\b(?:Bankverbindung|BIC\b|SWIFT\b|Gläubiger-?(?:ID|Identifikation))"),
+)
+# in Ihrem Impressum steht HRB 99887      unsere neue USt-IdNr. lautet DE123456789
+_SPEAKS = pattern(
+    r"\b(?:ich|wir|mir|mich|mein(?:e[mnrs]?)?|unser(?:e[mnrs]?)?|uns|ihnen|ihre?[mnrs]?|sie|bitte|habe|haben|steht"
+    r"|lautet|möchten?|moechten?|warum|wie|können"
+    r"|I|my|we|our|you|your|please|why|how|is|are)\b"
+)
+
+
+def speaks(text: str) -> bool:
+    """Whether somebody says `I`, `you` or `please`."""
+    return _SPEAKS.search(text) is not None
+
+
+def features(text: str) -> int:
+    """How many different facts of an imprint a text holds."""
+    return sum(feature.search(text) is not None for feature in _FEATURES)
+
+
+def is_imprint_line(text: str) -> bool:
+    """Whether a line states a fact of an imprint, and nobody speaks in it."""
+    return len(text) < 400 and features(text) > 0 and not speaks(text)
+
+
+def is_imprint(block: Sequence[Line]) -> bool:
+    """Whether a paragraph states at least two facts of an imprint, and nobody speaks in it."""
+    text = " ".join(line.text for line in block[:20])[:3000]
+    return features(text) >= 2 and not speaks(text)
+
+
+def cut_imprint(block: Sequence[Line]) -> None:
+    """Mark the lines of an imprint."""
+    for line in block:
+        line.cut = ("legal_footer", "imprint")

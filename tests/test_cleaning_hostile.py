@@ -1,0 +1,109 @@
+"""Mails that were made to hurt: time grows with the length and no faster, and nothing crashes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mailtriage.cleaning import clean
+
+MILLION = 1_000_000
+SECOND_FOR_A_MILLION = 1.0
+
+# Each makes about `size` characters of a mail.
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "one line": lambda size: "a" * size,
+    "one line of words": lambda size: "Depot " * (size // 6),
+    "one line of digits": lambda size: "1" * size,
+    "one line of digits and spaces": lambda size: "1 2 " * (size // 4),
+    "one line of quote marks": lambda size: ">" * size,
+    "spaces": lambda size: " " * size,
+    "line breaks": lambda size: "\n" * size,
+    "carriage returns": lambda size: "\r\n \t" * (size // 4),
+    "null bytes": lambda size: "\x00" * size,
+    "nested quotes": lambda size: "\n".join(">" * depth + " tief" for depth in range(int((2 * size) ** 0.5))),
+    "ten thousand quote marks": lambda size: (">" * 10_000 + " tief\n") * (size // 10_000),
+    "unclosed tags": lambda size: "<div class=gmail_quote>" * (size // 23),
+    "unclosed tags and one close": lambda size: "<div><b>" * (size // 8) + "</span></div>",
+    "closing tags": lambda size: "<p>" + "</div></blockquote>" * (size // 19),
+    "unclosed comments": lambda size: "<p>" + "<!--" * (size // 4),
+    "unclosed styles": lambda size: "<style>" * (size // 7),
+    "open angles": lambda size: "<p>" + "<" * size,
+    "tag in tag": lambda size: "<p>" + "<" * (size // 4) + "b>" * (size // 4),
+    "open attributes": lambda size: "<p " + "a='b\" " * (size // 6),
+    "open quotes in attributes": lambda size: '<a href="' * (size // 9),
+    "ampersands": lambda size: "<p>" + "&" * size,
+    "entities": lambda size: "<p>" + "&uuml;&nbsp;" * (size // 12),
+    "nested entities": lambda size: "<p>" + "&" + "amp;" * (size // 4) + "lt;p&gt;",
+    "entities that become tags": lambda size: "".join(f"&{'amp;' * n}lt;p>" for n in range(int((size / 2) ** 0.5))),
+    "pre": lambda size: "<pre>" + "a \n" * (size // 3),
+    "attributions": lambda size: "Am 12.03.2024 um 10:11 schrieb\n" * (size // 31),
+    "open attributions": lambda size: "On Tue, 12 Mar 2024, Max <max@example.org\n" * (size // 42),
+    "attribution without end": lambda size: "Am 12.03.2024 um 10:11 " + "schrieb " * (size // 8) + ":",
+    "addresses": lambda size: "a@b.c<" * (size // 6),
+    "dots and ats": lambda size: "a.b-c+d@" * (size // 8),
+    "headings": lambda size: "Von: Max\nAn: Eva\n" * (size // 17),
+    "headings and blanks": lambda size: "Von: max@example.org\n\nAn: Eva\n\n" * (size // 32),
+    "rules": lambda size: "_____\n\n" * (size // 7),
+    "one rule": lambda size: "-" * size,
+    "closings": lambda size: "Mit freundlichen Grüßen\nMax Muster\n\n" * (size // 36),
+    "closing without end": lambda size: "viele liebe " * (size // 12) + "Grüße",
+    "thanks": lambda size: "Vielen Dank\nMax\n" * (size // 16),
+    "contact blocks": lambda size: "Max Muster\nTel. 089 123456\nmax@example.org\n\n" * (size // 43),
+    "imprints": lambda size: "HRB 123456, Amtsgericht München\n\n" * (size // 33),
+    "delimiters": lambda size: "--\nText\n" * (size // 8),
+    "app footers": lambda size: "Gesendet von meinem iPhone\n" * (size // 27),
+    "app footer without end": lambda size: "Gesendet von meinem " + "neuen " * (size // 6),
+    "disclaimer without end": lambda size: "Diese E-Mail ist vertraulich " * (size // 29),
+    "images": lambda size: "[cid:a@b]" * (size // 9),
+    "style rules": lambda size: "a { b: c; }\n" * (size // 12),
+    "open style rule": lambda size: "a" * (size // 2) + "{" * (size // 2),
+    "ibans": lambda size: "DE89 3704 0044 0532 0130 00 " * (size // 28),
+    "no ibans": lambda size: "DE00 " + "A1" * (size // 2),
+    "open brackets": lambda size: "[" * (size // 2) + "(" * (size // 2),
+}
+
+
+def seconds(body: str) -> float:
+    """Of processor time: another program on the machine must not fail the test."""
+    start = time.process_time()
+    clean(body, redact=True)
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_time_grows_with_length_and_no_faster(name: str) -> None:
+    make = HOSTILE[name]
+    clean("warm", redact=True)
+
+    small = min(seconds(make(MILLION // 4)) for _ in range(2))
+    large = min(seconds(make(MILLION // 2)) for _ in range(2))
+
+    # 2x the length in at most 2x the time, with room for a busy machine where the times are tiny
+    assert large < 2 * small * 1.5 + 0.05
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_million_characters_take_less_than_a_second(name: str) -> None:
+    body = HOSTILE[name](MILLION)
+
+    assert min(seconds(body), seconds(body)) < SECOND_FOR_A_MILLION
+
+
+@pytest.mark.parametrize(
+    "subject", ["Re: " * 100_000, "[EXTERN] " * 100_000, "[" * MILLION, "WG" + " " * MILLION + ":"]
+)
+def test_long_subjects_are_cheap(subject: str) -> None:
+    start = time.process_time()
+
+    clean("Text", subject)
+
+    assert time.process_time() - start < SECOND_FOR_A_MILLION
+
+
+@pytest.mark.parametrize("character", ["\ud800", "\udfff", "\U0010ffff", "\u2028", "\x85", "\x1c", "\ufeff", "\u202e"])
+def test_strange_characters_do_not_crash(character: str) -> None:
+    clean(character * 10, character)
+    clean(f"<p>{character}</p>Guten Tag{character}\n> {character}", greeting="cut", redact=True)
