@@ -262,7 +262,7 @@ class _Speech:
             subject = self._say("terse_subject")
         else:
             subject = " ".join(core.split()[: dice.between(3, 7)])
-        return self._tag(0.04) + subject
+        return subject
 
     def _tag(self, probability: float) -> str:
         """What a ticket system or mail gateway puts before a subject."""
@@ -280,7 +280,8 @@ class _Speech:
         letter.paragraphs = [habits.apply(text, dice) for text in letter.paragraphs]
         letter.closing = [habits.apply(line, dice) for line in letter.closing]
         letter.greeting = habits.apply(letter.greeting, dice)
-        letter.subject = habits.apply(letter.subject, dice)
+        if letter.subject:
+            letter.subject = self._tag(0.04) + habits.apply(letter.subject, dice)
         letter.postscript = habits.apply(letter.postscript, dice)
         return letter
 
