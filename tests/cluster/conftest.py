@@ -18,14 +18,12 @@ from typing import Any
 import helm_python as helm
 import httpx
 import pytest
-from installation import API_KEY, Release
+from installation import API_KEY, CHART, ROOT, Release, chart_values
 from kube import KubectlFailed, Namespace, kubectl, wait_until
 
 import mailtriage
 from mailtriage.mail import Email
 
-ROOT = Path(__file__).parent.parent.parent
-CHART = ROOT / "charts" / "mailtriage"
 NEEDED = (
     "inferenceservices.serving.kserve.io",
     "securitypolicies.gateway.envoyproxy.io",
@@ -173,15 +171,6 @@ def release(
     """The chart, installed with a real bundle on a volume; both deployments are ready."""
     shutil.copytree(bundle_path, shared_folder / "bundles" / "current")
     subprocess.run(["chmod", "-R", "a+rX", str(shared_folder)], check=True)
-    repository, tag = serving_image.rsplit(":", 1)
-    small = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
-    values = {
-        "image": {"repository": repository, "tag": tag},
-        "bundle": {"storageUri": "pvc://mailtriage-shared/bundles/current"},
-        "predictor": {"resources": small},
-        "transformer": {"resources": small},
-        "test": {"client": "crm"},
-    }
     namespace.apply(
         {
             "apiVersion": "v1",
@@ -190,7 +179,7 @@ def release(
             "stringData": {"crm": API_KEY},
         }
     )
-    helm_config.install(CHART, "mailtriage", values)
+    helm_config.install(CHART, "mailtriage", chart_values(serving_image, "current"))
     # The InferenceService is Ready before its pods are.
     namespace.wait_for_deployments("mailtriage-predictor", "mailtriage-transformer")
     address = wait_until("the Gateway has an address", lambda: gateway_address(namespace), 120, namespace.report)

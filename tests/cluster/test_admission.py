@@ -6,10 +6,9 @@ from typing import Any
 import helm_python as helm
 import pytest
 import yaml
+from installation import CHART, ROOT
 from kube import KubectlFailed, Namespace, kubectl
 
-ROOT = Path(__file__).parent.parent.parent
-CHART = ROOT / "charts" / "mailtriage"
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 

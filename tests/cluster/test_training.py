@@ -26,7 +26,7 @@ def test_a_ray_job_trains_a_bundle_onto_the_shared_volume(
     status = wait_until("the RayJob ends", lambda: ended(namespace), 600, namespace.report)
     assert status["jobStatus"] == "SUCCEEDED", namespace.report()
     bundle = Bundle.open(shared_folder / "bundles" / "candidate", verify=True)
-    assert bundle.manifest.model_version is None
+    assert bundle.model_version.startswith("unregistered-")
     wait_until("the Ray cluster is gone", lambda: not namespace.list("rayclusters"), 120, namespace.report)
 
 

@@ -106,6 +106,8 @@ volumes:
 name: kserve-container
 image: {{ include "mailtriage.image" $ }}
 imagePullPolicy: {{ $.Values.image.pullPolicy }}
+# Why a server refused to start stands in `kubectl describe pod`.
+terminationMessagePolicy: FallbackToLogsOnError
 ports:
   - {name: http, containerPort: 8080, protocol: TCP}
 env:
