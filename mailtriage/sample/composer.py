@@ -29,6 +29,7 @@ _PREFIXES = ("AW: ", "Re: ", "RE: ", "Re: Re: ", "AW: AW: ", "Aw: ", "Antwort: "
 
 _SPACES = re.compile(r" {2,}")
 _BEFORE_MARK = re.compile(r" +([,.?!;])")
+_GAPS = (" ,", " .", " ?", " !", " ;")
 _DOUBLE_STOP = re.compile(r"\.\.(?!\.)")
 _QUESTION = re.compile(r"(Können|Könnten|Würden|Darf|Wäre|Ist es|Wissen|Could|Can|Would|Do|How do)\b")
 _POSSESSIVES = {
@@ -354,5 +355,6 @@ def _tidy(text: str) -> str:
     """Take out what empty alternatives leave behind: double spaces, a space before a comma, two full stops."""
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    text = _BEFORE_MARK.sub(r"\1", text)
+    if any(gap in text for gap in _GAPS):
+        text = _BEFORE_MARK.sub(r"\1", text)
     return (_DOUBLE_STOP.sub(".", text) if ".." in text else text).strip()

@@ -24,7 +24,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    options: tuple[Pattern, ...]
+    """One of these; an option without slots or choices is kept as its text, because most are."""
+
+    options: tuple[str | Pattern, ...]
 
 
 Pattern: TypeAlias = tuple[str | Slot | Choice, ...]
@@ -50,7 +52,7 @@ def parse(text: str) -> Pattern:
             levels[-1].append([])
         elif piece == "]" and len(levels) > 1:
             options = levels.pop()
-            levels[-1][-1].append(Choice(tuple(tuple(option) for option in options)))
+            levels[-1][-1].append(Choice(tuple(_option(option) for option in options)))
         elif piece in "{}[]|":
             raise DataError(f"the pattern '{text}' has a '{piece}' that nothing opens or closes")
         else:
@@ -60,6 +62,11 @@ def parse(text: str) -> Pattern:
     return tuple(levels[0][0])
 
 
+def _option(parts: list[str | Slot | Choice]) -> str | Pattern:
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(parts) else tuple(parts)
+
+
 def slots_of(pattern: Pattern) -> set[str]:
     """The names of all slots in a pattern."""
     names: set[str] = set()
@@ -67,7 +74,7 @@ def slots_of(pattern: Pattern) -> set[str]:
         if isinstance(part, Slot):
             names.add(part.name)
         elif isinstance(part, Choice):
-            names.update(*(slots_of(option) for option in part.options))
+            names.update(*(slots_of(option) for option in part.options if not isinstance(option, str)))
     return names
 
 
@@ -123,5 +130,6 @@ class Teller:
             elif type(part) is Slot:
                 out.append(self.tell(part.name))
             else:
-                out.append(self.fill(self.dice.pick(part.options)))  # type: ignore[union-attr]
+                option = self.dice.pick(part.options)  # type: ignore[union-attr]
+                out.append(option if type(option) is str else self.fill(option))
         return "".join(out)
