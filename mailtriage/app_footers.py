@@ -32,9 +32,11 @@ _APP_FOOTER = pattern(
     rf"{_DEVICE}(?![\w-])[^.?]{{0,60}}[.!]?[^.?]{{0,40}}$",
     # Von meinem Samsung Galaxy Smartphone gesendet.      Von unterwegs gesendet
     rf"[-–—_* (]{{0,6}}von (?:meinem|meiner|unterwegs|mobil|einem)(?: \S{{1,25}}){{0,4}}? {_SENT}[.!)*_ ]{{0,4}}$",
+    # Von Yahoo Mail auf Android gesendet
+    rf"[-–—_* (]{{0,6}}von (?:[^\s,.]{{1,20}} ){{0,2}}?{_DEVICE}(?![\w-])[^.?]{{0,40}} {_SENT}[.!)*_ ]{{0,4}}$",
     # Diese Nachricht wurde von meinem Android-Mobiltelefon mit K-9 Mail gesendet.
-    rf"(?:diese |this )?(?:nachricht|e-?mail|mail|message) (?:wurde"
-    rf"|was) (?:[^\s,.]{{1,20}} ){{0,4}}?{_DEVICE}(?![\w-])[^.?]{{0,50}}{_SENT}[.!]?$",
+    rf"(?:diese |this )?(?:nachricht|e-?mail|mail|message) (?:wurde|was) (?:[^\s,.]{{1,20}} ){{0,4}}?{_DEVICE}(?![\w-])"
+    rf"[^?]{{0,50}} {_SENT}[.!]?$",
     # Get Outlook for iOS      Holen Sie sich Outlook für Android      Get [Outlook for Android](https://aka.ms/example)
     rf"(?:get|holen sie sich|hol dir|laden sie) \[?outlook (?:for|für|fuer) [^\s.?]{{1,20}}{_LINK}[\s.]*$",
     # From My Iphone 6      Sent via mobile      Sent with Airmail
@@ -50,6 +52,8 @@ _SPEAKS_OF_SENDING = pattern(
     r"|ihnen|leider|nicht"
     r"|is|was|were|have|but|not|i|we|you|yet|amount|account)\b"
 )
+# Holen Sie sich Outlook      This message was sent from
+_POLITE = pattern(r"holen sie sich|laden sie|this (?:e-?mail|mail|message) was")
 # please excuse any typos      Bitte entschuldigen Sie Tippfehler
 _EXCUSES = pattern(r"excuse|typo|brevity|tippfehler|entschuldig|kürze")
 _MAY_BE_APP_FOOTER = pattern(
@@ -128,4 +132,5 @@ def is_app_footer(text: str) -> bool:
     """Whether a line is what a mail app appends, such as `Gesendet von meinem iPhone`."""
     if not _MAY_BE_APP_FOOTER.search(text) or not _APP_FOOTER.match(text):
         return False
-    return _SPEAKS_OF_SENDING.search(text.replace(" was ", " ")) is None or _EXCUSES.search(text) is not None
+    rest = _POLITE.sub("", text, count=1)
+    return _SPEAKS_OF_SENDING.search(rest) is None or _EXCUSES.search(rest) is not None

@@ -35,7 +35,7 @@ KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
 # A mail is cleaned until nothing changes. Most need one pass and one that finds nothing; a text that was made to unfold
 # for ever may not take more than this many characters for each that it has, and gets this many in any case.
-MOST_WORK = 4
+MOST_WORK = 3
 LEAST_WORK = 500_000
 MOST_MARKUP_PASSES = 6
 

@@ -46,7 +46,7 @@ _WORDS = (
 )
 _PAPER = pattern(r"umwelt|environment")
 # In Ihrem Disclaimer steht      ich möchte      meine Daten: somebody speaks for himself
-_SPEAKS = pattern(r"\b(?:ich|mir|mich|mein(?:e[mnrs]?)?|I|my|me)\b")
+_SPEAKS = pattern(r"\b(?:ich|mir|mich|mein(?:e[mnrs]?)?|(?-i:I)|my|me)\b")
 
 
 def cut_disclaimers(lines: Iterable[Line]) -> None:

@@ -35,7 +35,7 @@ _FEATURES = (
 _SPEAKS = pattern(
     r"\b(?:ich|wir|mir|mich|mein(?:e[mnrs]?)?|unser(?:e[mnrs]?)?|uns|ihnen|ihre?[mnrs]?|sie|bitte|habe|haben|steht"
     r"|lautet|möchten?|moechten?|warum|wie|können"
-    r"|I|my|we|our|you|your|please|why|how|is|are)\b"
+    r"|(?-i:I)|my|we|our|you|your|please|why|how|is|are)\b"
 )
 
 

@@ -11,7 +11,7 @@ from mailtriage.html_text import Container
 # No rule reads more of a line than this: a longer one is prose, and time must not grow with it.
 LONGEST_RULE_TEXT = 2000
 # Nor does any rule read more unquoted lines than this: what has more is data rather than a letter, and stays.
-MOST_READ_LINES = 1500
+MOST_READ_LINES = 1000
 
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n)?")
 # > > Guten Tag        >> Guten Tag
@@ -29,13 +29,15 @@ class Line:
     indented = False
     unread = False  # below the lines that rules read
     cut: tuple[str, str] | None = None
+    without_marks = False  # the text stays, its quote marks go
 
-    def __init__(self, start: int, end: int, stop: int, text: str, depth: int = 0) -> None:
+    def __init__(self, start: int, end: int, stop: int, text: str, depth: int = 0, content: int = -1) -> None:
         self.start = start
         self.end = end
         self.stop = stop
         self.text = text
         self.depth = depth
+        self.content = content  # where the text after the quote marks starts
 
     @property
     def quoted(self) -> bool:
@@ -71,7 +73,7 @@ def _line(text: str, start: int, end: int, stop: int) -> Line:
     mark = _QUOTE_MARK.match(head)
     if mark is None:
         return Line(start, end, stop, stripped)
-    return Line(start, end, stop, head[mark.end() :].strip(), mark[0].count(">"))
+    return Line(start, end, stop, head[mark.end() :].strip(), mark[0].count(">"), start + mark.end())
 
 
 def _bounds(text: str) -> Iterator[tuple[int, int, int]]:
@@ -135,6 +137,9 @@ def cut_edits(lines: Sequence[Line]) -> list[Removed]:
     while position < len(lines):
         cut = lines[position].cut
         if cut is None:
+            line = lines[position]
+            if line.without_marks:
+                edits.append(Removed("forward_header", "quote_mark", line.start, line.content))
             position += 1
             continue
         last, index = position, position + 1

@@ -66,6 +66,7 @@ _POINTS_BELOW = pattern(
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 ENOUGH_OWN_WORDS = 20  # with as many above a forward, the forwarded text is only context
+ENOUGH_FORWARDED_WORDS = 4  # with as many in a forwarded message, the one below it is only context
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,13 @@ def cut_quotations(lines: Sequence[Line], forwarded: bool) -> None:
     `forwarded` says that the subject calls the mail a forward.
     """
     position, since = 0, 0  # `since`: where the words that stand above the next message begin
+    enough = ENOUGH_OWN_WORDS
     while position < len(lines):
         line = lines[position]
         head = _head_at(lines, position) if line.own else None
         if head is not None:
-            position = since = _take(lines, head, since, forwarded)
+            position = since = _take(lines, head, since, forwarded, enough)
+            enough = ENOUGH_FORWARDED_WORDS
         elif line.quoted and line.cut is None:
             position = _cut_quoted(lines, position)
         else:
@@ -146,12 +149,15 @@ def _separator_at(lines: Sequence[Line], position: int) -> _Head | None:
     return None
 
 
-def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool) -> int:
-    """Decide about the message below a head; returns where to go on."""
+def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enough: int) -> int:
+    """Decide about the message below a head; returns where to go on.
+
+    `enough`: with as many words since the last head, a forward is only context.
+    """
     below = next_text(lines, head.stop)
     quoted = below < len(lines) and (lines[below].quoted or lines[below].indented)
     own = [line for line in lines[since : head.start] if line.own and not line.quoted]
-    if (head.forward or (forwarded and head.rule == "header_block")) and _is_the_request(own):
+    if (head.forward or (forwarded and head.rule == "header_block")) and _is_the_request(own, enough):
         _mark(lines, head.start, head.stop, ("forward_header", head.rule))
         if quoted:
             _unquote(lines, below)
@@ -168,10 +174,10 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool) -> in
     return len(lines)
 
 
-def _is_the_request(own: Sequence[Line]) -> bool:
+def _is_the_request(own: Sequence[Line], enough: int) -> bool:
     """Whether a forwarded message, and not what stands above it, is what the client wants to say."""
     words = sum(len(_WORD.findall(line.text)) for line in own)
-    return words < ENOUGH_OWN_WORDS or any(_POINTS_BELOW.search(line.text) for line in own)
+    return words < enough or (enough == ENOUGH_OWN_WORDS and any(_POINTS_BELOW.search(line.text) for line in own))
 
 
 def _mark(lines: Sequence[Line], start: int, stop: int, cut: tuple[str, str]) -> None:
@@ -186,6 +192,7 @@ def _unquote(lines: Sequence[Line], position: int) -> None:
         line = lines[position]
         line.container, line.indented = None, False
         line.depth = max(0, line.depth - 1)
+        line.without_marks = line.depth == 0 and line.content >= 0
         position += 1
 
 

@@ -135,14 +135,19 @@ _GROUPS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("bare_tax", "TAX_ID", is_tax_id),
     ("card", "CARD", is_card_number),
 )
+# Characters of an IBAN in the countries that most clients bank in (ISO 13616 registry); elsewhere any length may be.
+_IBAN_LENGTHS = {"AT": 20, "BE": 16, "CH": 21, "DE": 22, "ES": 24, "FR": 27, "GB": 22, "IT": 27, "LI": 21}
+_IBAN_LENGTHS |= {"LU": 20, "NL": 18, "PL": 28}
 _STARTS_IBAN = re.compile(_IBAN, re.IGNORECASE)
 
 
 def _iban_edit(match: re.Match[str], group: str | int) -> Removed | None:
-    """The pattern may run on into the next word: take the longest beginning that is an IBAN."""
+    """The pattern may run on into the next word: take as much as the country's IBANs have."""
     text, start = match[group], match.start(group)
+    length = _IBAN_LENGTHS.get(text[:2].upper())
     for end in range(len(text), 14, -1):
-        if (end == len(text) or not text[end].isalnum()) and is_iban(text[:end]):
+        whole = end == len(text) or not text[end].isalnum()
+        if whole and length in (None, sum(map(str.isalnum, text[:end]))) and is_iban(text[:end]):
             return Removed("redacted", "iban", start, start + end, "[IBAN]")
     return None
 

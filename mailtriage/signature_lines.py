@@ -77,7 +77,7 @@ _SENTENCE = pattern(
     r"|werden|kann|könn\w{0,3}|möcht\w{0,3}|moecht\w{0,3}"
     r"|ist|sind|habe|haben|hat|hatte\w?|soll\w{0,3}|muss|müss\w{0,2}|rückruf|dringend|eilt|wann|warum|wie|was|wo"
     r"|dass|weil|wenn|falls|damit)\b",
-    r"\b(?:please|i|i'm|my|me|we|need|want|not|is|are|was|can|could|would|will|have|has|urgent|asap|when|why|how"
+    r"\b(?:please|(?-i:I)|i'm|my|me|we|need|want|not|is|are|was|can|could|would|will|have|has|urgent|asap|when|why|how"
     r"|call|because|if)\b",
 )
 

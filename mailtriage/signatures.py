@@ -99,9 +99,10 @@ def _cut_below_closings(lines: Sequence[Line]) -> None:
 
 
 def _may_close(lines: Sequence[Line], index: int) -> bool:
-    """LG Electronics: a closing stands below a blank line or a sentence, not within a list."""
+    """LG Electronics: a closing stands below a blank line or a sentence, above nothing or a signature."""
     before = lines[index - 1].text if index else ""
-    return not before or before[-1] in ".!?,"
+    below = lines[index + 1].text if index + 1 < len(lines) else ""
+    return (not before or before[-1] in ".!?,") and (not below or is_signature_line(below))
 
 
 def _only_signature_left(lines: Sequence[Line], start: int) -> bool:

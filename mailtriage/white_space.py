@@ -45,6 +45,8 @@ def _edits(text: str) -> Iterator[Removed]:
 
 
 def _folded(run: str) -> str:
-    breaks = len(_LINE_BREAK.findall(run))
-    indent = _NOT_SHOWN.sub("", re.split(r"[\r\n]", run)[-1]).translate(_SPACES)
-    return "\n" * min(breaks, 2) + indent if breaks else indent
+    breaks = len(_LINE_BREAK.findall(run)) if "\r" in run else run.count("\n")
+    indent = run[max(run.rfind("\n"), run.rfind("\r")) + 1 :]
+    if indent.strip(" "):
+        indent = _NOT_SHOWN.sub("", indent).translate(_SPACES)
+    return "\n" * min(breaks, 2) + indent
