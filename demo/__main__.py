@@ -27,7 +27,6 @@ from serving.supervisor import Stack, StackSettings, stop_on_signals
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CONFIG, TAXONOMY = ROOT / "configs" / "demo.yaml", ROOT / "taxonomy.yaml"
-WORK = Path("work/demo")
 APPROVER = "the demo, in place of a person"
 console = Console(highlight=False)
 
@@ -36,16 +35,18 @@ def main(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers up until Ctrl-C.")] = False,
     rows: Annotated[int, typer.Option(help="Synthetic mails to learn from.")] = 2400,
     seed: Annotated[int, typer.Option(help="Of the synthetic mails.")] = 7,
+    config: Annotated[Path, typer.Option(help="Training configuration.")] = CONFIG,
+    work: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("work/demo"),
 ) -> None:
     """Run the whole line once."""
     started = time.monotonic()
-    data = WORK / "mails.jsonl"
+    data = work / "mails.jsonl"
     _step(f"1. {rows:,} synthetic mails of a brokerage's clients, with labels")
     write_sample(rows, seed, data)
     console.print(f"written to {data}")
 
     _step("2. The training pipeline, run on this machine by Kubeflow's local runner")
-    outputs = local_runs.run(catalogue.load("training"), _arguments(data), WORK / "pipeline")
+    outputs = local_runs.run(catalogue.load("training"), _arguments(data, config), work / "pipeline")
     version = outputs["version"]
     report = Path(outputs["evaluation"].path) / "report.html"
     console.print(
@@ -55,10 +56,10 @@ def main(
     _step(f"3. Approval of version {version}")
     console.print("A person decides this: they read the report and set the alias. Here the demo plays that person.")
     registry.approve(version, APPROVER)
-    bundle = registry.fetch("mailtriage@champion", WORK / "champion")
+    bundle = registry.fetch("mailtriage@champion", work / "champion")
 
     _step(f"4. Predictor, transformer and gateway, serving version {bundle.model_version}")
-    settings = StackSettings(WORK / "champion", port=0, work=WORK / "serving")
+    settings = StackSettings(work / "champion", port=0, work=work / "serving")
     with stop_on_signals(), ExitStack() as cleanup:
         stack = cleanup.enter_context(Stack(settings, say=console.print))
         _step("5. A batch of raw mails through the gateway, with an API key")
@@ -77,11 +78,11 @@ def main(
     console.print("stopped everything that was started")
 
 
-def _arguments(data: Path) -> dict[str, Any]:
+def _arguments(data: Path, config: Path) -> dict[str, Any]:
     return {
         "data": str(data.resolve()),
         "taxonomy": TAXONOMY.read_text(encoding="utf-8"),
-        "config": CONFIG.read_text(encoding="utf-8"),
+        "config": config.read_text(encoding="utf-8"),
     }
 
 

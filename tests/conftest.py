@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from mailtriage.mail import Email
 from mailtriage.taxonomy import Taxonomy
 
 ROOT = Path(__file__).parent.parent
+
+# The models of the tests are tiny: threads only get in each other's way, in this process and in those that it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +70,11 @@ def tiny_config(tiny_encoder: Path) -> TrainingConfig:
         taxonomy=str(ROOT / "taxonomy.yaml"),
         encoder=str(tiny_encoder),
         max_tokens=96,
-        epochs=4,
+        epochs=6,
         batch_tokens=1024,
-        learning_rate=2e-3,
-        head_learning_rate=5e-3,
+        learning_rate=5e-3,
+        head_learning_rate=1e-2,
+        layer_decay=1.0,
         precision="fp32",
         export_tolerance=0.05,
     )

@@ -30,8 +30,8 @@ def _losses(history: list[Epoch]) -> list[float]:
 def test_training_learns(bundle_path: Path) -> None:
     history = json.loads((bundle_path / "metrics.json").read_text())["history"]
 
-    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
-    assert max(epoch["macro_f1"] for epoch in history) > 1.5 / 15
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert max(epoch["macro_f1"] for epoch in history) > 0.25  # chance: 0.1
 
 
 def test_a_stopped_run_goes_on_with_the_same_losses(
@@ -68,14 +68,15 @@ def test_train_resumes_by_itself_after_a_kill(
         raise KeyboardInterrupt
 
     said: list[str] = []
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(training, "_seal", killed)  # the power went after the last epoch
-        training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle")
+        with pytest.raises(KeyboardInterrupt):
+            training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle")
     result = training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle", said.append)
 
-    assert any("going on after epoch 4 of a stopped run" in line for line in said)
+    assert any("going on after epoch 6 of a stopped run" in line for line in said)
     assert not [line for line in said if line.startswith("epoch")]
-    assert len(result.history) == 4
+    assert len(result.history) == 6
     assert not (tmp_path / "bundle.unfinished").exists()
 
 
@@ -117,7 +118,7 @@ def test_an_export_that_costs_quality_is_refused(
 ) -> None:
     from mailtriage import export
 
-    monkeypatch.setattr(export, "_onnx_logits", lambda _file, ids: _shuffled(taxonomy, len(ids)))
+    monkeypatch.setattr(export, "_onnx_logits", lambda _file, ids: _stubborn(taxonomy, len(ids)))
 
     with pytest.raises(ExportError, match="expected an export with macro-F1"):
         training.train(tiny_config.model_copy(update={"export_tolerance": 0.0}), taxonomy, *parts, tmp_path / "bundle")
@@ -140,6 +141,6 @@ def _fit(config, taxonomy, parts, folder: Path, **options) -> list[Epoch]:  # ty
     return fit(model, train, validation, config, **options)
 
 
-def _shuffled(taxonomy: Taxonomy, mails: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {task.id: random.normal(size=(mails, len(task.labels))).astype(np.float32) for task in taxonomy.tasks}
+def _stubborn(taxonomy: Taxonomy, mails: int) -> dict[str, np.ndarray]:
+    """Logits that give every mail the last label of each task."""
+    return {task.id: np.tile(np.arange(len(task.labels), dtype=np.float32), (mails, 1)) for task in taxonomy.tasks}
