@@ -71,7 +71,8 @@ def has_verb(text: str) -> bool:
 def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | None:
     """The attribution that starts here: where it stops, and whether it cuts what is below it even if not quoted."""
     first = lines[position]
-    if not (_STARTS.match(first.text) or _NAME_AND_ADDRESS.match(first.text) or _ends_like_one(first.text)):
+    text = first.text
+    if not (_STARTS.match(text) or ("@" in text and _NAME_AND_ADDRESS.match(text)) or _ends_like_one(text)):
         return None
     joined, used = "", 0
     for index in range(position, min(position + MOST_LINES + 2, len(lines))):

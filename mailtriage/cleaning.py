@@ -71,11 +71,11 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
     while work > 0:
         step, kept = _clean_once(text, forwarded, greeting, passes)
         last_resort = last_resort or kept
-        if not step:
-            break
         work -= len(text)
         edits = compose(edits, step)
         text = apply_edits(text, step)
+        if all(edit.kind == "whitespace" and (edit.start == 0 or edit.end == len(text)) for edit in step):
+            break  # nothing that a rule looks at has changed
         forwarded, passes = False, passes + 1
     clean_words = clean_subject(subject)
     if redact:
@@ -95,7 +95,7 @@ def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> tuple
     if not containers:
         edits, text = _then(edits, text, blank_line_edits(text))
     lines = split_lines(text, containers)
-    last_resort = _decide(lines, forwarded)
+    last_resort = _decide(lines, text.lower(), forwarded)
     edits, text = _then(edits, text, cut_edits(lines))
     if greeting == "cut":
         edits, text = _then(edits, text, greeting_edits(text))
@@ -107,16 +107,19 @@ def _then(edits: list[Removed], text: str, step: list[Removed]) -> tuple[list[Re
     return (compose(edits, step), apply_edits(text, step)) if step else (edits, text)
 
 
-def _decide(lines: Sequence[Line], forwarded: bool) -> bool:
-    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort."""
+def _decide(lines: Sequence[Line], lowered: str, forwarded: bool) -> bool:
+    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort.
+
+    `lowered` is the whole text in small letters, in which rules look for the words that they need.
+    """
     for line in lines:
         if line.container and line.container[0] == "hidden" and line.text:
             line.cut = ("tracking", line.container[1])
     cut_leftovers(lines)
-    cut_app_footers(lines)
+    cut_app_footers(lines, lowered)
     cut_quotations(lines, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
-    cut_signatures(lines)
+    cut_signatures(lines, lowered)
     if any(line.cut is None and _says_something(line.text) for line in lines):
         return False
     return _keep_best_block(lines)

@@ -35,11 +35,14 @@ _CLOSING = re.compile(
 )
 # Vielen Dank!      Danke im Voraus,
 _ONLY_THANKS = pattern(rf"{_THANKS}\s*[,.!]{{0,3}}$")
-_MAY_BE_CLOSING = pattern(
-    r"gr(?:ü|u|ue)(?:ß|ss)|regards|wishes|greeting|m\.?\s?f\.?\s?g|[*_]?[lvb]\.?g\b|mit freundl|hochacht|sincerely"
-    r"|truly|faithfully|cheers|[*_]?best\b|yours"
-    r"|rgds|salut|cordial|br\b"
-)
+# What a closing may begin with, in small letters: most lines do not, and need no pattern.
+_BEGINNINGS = (
+    "mit ", "with ", "den ", "the ", "my ", "freundl", "frdl", "viele", "liebe", "beste", "herzlich", "schön",
+    "schoen", "sonnig", "nette", "kollegial", "vorzüglich", "stürmisch", "sommerlich", "winterlich", "kind",
+    "best", "warm", "friend", "many", "all ", "grü", "gru", "regards", "wishes", "greetings", "m.", "m ", "mfg",
+    "mf", "lg", "l.", "vg", "v.", "bg", "b.", "hochacht", "yours", "very", "truly", "sincerely", "faithfully",
+    "cheers", "rgds", "br", "cordial", "salut", "schon", "nochmals", "dank", "thank", "thx", "merci",
+)  # fmt: skip
 # Viele Grüße aus dem sonnigen Freiburg      Best regards from London
 _FROM_PLACE = pattern(
     r"\s*(?:aus|vom|von|from)\s+(?:(?:dem|der|den|the|sunny"
@@ -58,7 +61,7 @@ LONGEST_CLOSING = 160
 
 def is_closing(text: str) -> bool:
     """Whether a line is a closing formula, alone or with a name or a place."""
-    if len(text) > LONGEST_CLOSING or not _MAY_BE_CLOSING.search(text):
+    if len(text) > LONGEST_CLOSING or not text.lstrip("-–—*_/ ").lower().startswith(_BEGINNINGS):
         return False
     match = _CLOSING.match(text)
     while match is not None:

@@ -44,8 +44,19 @@ def speaks(text: str) -> bool:
     return _SPEAKS.search(text) is not None
 
 
+# One of these is in every fact of an imprint.
+_TELLING = (
+    "hr", "gericht", "register", "ust", "umsatzst", "uid", "vat", "steuer", "st.-nr", "st.nr", "st-nr", "führ",
+    "fuehr", "vorst", "vors.", "aufsicht", "verwaltung", "vertretung", "director", "board", "sitz", "regist",
+    "company", "companies", "bank", "bic", "swift", "gläubiger", "firmenbuch",
+)  # fmt: skip
+
+
 def features(text: str) -> int:
     """How many different facts of an imprint a text holds."""
+    lowered = text.lower()
+    if not any(word in lowered for word in _TELLING):
+        return 0
     return sum(feature.search(text) is not None for feature in _FEATURES)
 
 

@@ -43,6 +43,7 @@ _REPLY_MARK = pattern(
     r"[-#=*_ ]{2,}+[^-#=*_]{0,40}(?:oberhalb dieser (?:Zeile|Linie)|(?:reply|above) (?:above )?(?:this|the) line)"
 )
 _MAY_SEPARATE = frozenset("-_=*~#>AWBMFOaw")
+_RULES = frozenset("-_=*~#─—–")
 
 _ANSWERS_BELOW = pattern(
     # siehe meine Antworten unten im Text      Anmerkungen in rot      see my comments below
@@ -126,7 +127,7 @@ def _head_at(lines: Sequence[Line], position: int) -> _Head | None:
         return None
     if text[0] in _MAY_SEPARATE and (separator := _separator_at(lines, position)) is not None:
         return separator
-    if (stop := header_block_at(lines, position)) is not None:
+    if (":" in text[:24] or text[0] in _RULES) and (stop := header_block_at(lines, position)) is not None:
         return _Head(position, stop, "header_block")
     if (attribution := attribution_at(lines, position)) is not None:
         container = lines[position].container

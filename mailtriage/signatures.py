@@ -36,24 +36,36 @@ _REFERS_TO_SIGNATURE = pattern(
 )
 # Meine neue Adresse lautet:      Ich bin umgezogen      Sie erreichen mich jetzt so
 _INTRODUCES = pattern(
-    r".*:$|.*\b(?:adresse|anschrift|wohnhaft|umgezogen|umzug|erreich\w{0,4}|kontaktdaten|daten|lautet|address|moved"
-    r"|reach me|as follows)\b[^.]{0,40}[.]?$"
+    r":$|\b(?:adresse|anschrift|wohnhaft|umgezogen|umzug|erreich\w{0,4}|kontaktdaten|daten|lautet|address|moved"
+    r"|reach me"
+    r"|as follows)\b[^.]{0,40}[.]?$"
 )
 
 LONGEST_LINE = 160  # of a signature
 LONGEST_SIGNATURE = 40  # lines below a delimiter
 
 
-def cut_signatures(lines: Sequence[Line]) -> None:
-    """Mark signatures (`signature`), and with them imprints and disclaimers that stand at the client's end."""
-    refers = any(line.own and len(line.text) < 400 and _REFERS_TO_SIGNATURE.search(line.text) for line in lines)
-    if not refers:
+# Without one of these, nobody speaks of a signature or of something below.
+_REFERRING = ("signatur", "unten", "nachfolgend", "nachstehend", "siehe", "unterhalb", "below", "folgt")
+
+
+def cut_signatures(lines: Sequence[Line], lowered: str) -> None:
+    """Mark signatures (`signature`), and with them imprints and disclaimers that stand at the client's end.
+
+    `lowered` is the whole mail in small letters.
+    """
+    may_refer = any(word in lowered for word in _REFERRING)
+    if not may_refer or not any(line.own and _refers_to_signature(line.text) for line in lines):
         _cut_elements(lines)
         _cut_below_delimiter(lines)
         _cut_below_closings(lines)
         _cut_contact_block(lines)
     _cut_imprint_at_end(lines)
     _cut_rules_at_end(lines)
+
+
+def _refers_to_signature(text: str) -> bool:
+    return len(text) < 400 and _REFERS_TO_SIGNATURE.search(text) is not None
 
 
 def _cut_elements(lines: Sequence[Line]) -> None:
@@ -169,7 +181,9 @@ def _cut_contact_block(lines: Sequence[Line]) -> None:
 
 def _is_contact_block(block: Sequence[Line], before: str) -> bool:
     texts = [line.text for line in block]
-    if any(len(text) > LONGEST_LINE for text in texts) or not is_name(texts[0]) or _INTRODUCES.match(before):
+    if len(texts) < 3 or any(len(text) > LONGEST_LINE for text in texts) or not is_name(texts[0]):
+        return False
+    if _INTRODUCES.search(before):
         return False
     details = sum(is_detail(text) for text in texts)
     plain = all(is_signature_line(text) or is_kept(text) or _RULE.match(text) for text in texts)
