@@ -55,9 +55,8 @@ def show_variety(drafts: Sequence[Draft]) -> None:
     words = sorted(len(" ".join(draft.letter.paragraphs).split()) for draft in drafts)
     print(f"sentences of five words or more: {sum(map(len, sentences)):,}, distinct: {len(seen_in):,}")
     print(f"mails whose longest sentence stands in another mail, too: {repeated:.1%}")
-    print(
-        f"words that the writer wrote: median {words[len(words) // 2]}, 5 % below {words[len(words) // 20]}, most {words[-1]}"
-    )
+    median, few = words[len(words) // 2], words[len(words) // 20]
+    print(f"words that the writer wrote: median {median}, 5 % have {few} or fewer, most {words[-1]}")
     print(f"German: {sum(draft.language == 'de' for draft in drafts) / len(drafts):.1%}")
 
 
@@ -89,8 +88,9 @@ def show_difficulty(mails: Sequence[Email]) -> None:
         "cleaned subject and body": [f"{text.subject}\n{text.text}" for text in cleaned],
     }
     for name, column in texts.items():
-        scores = ", ".join(f"{task} {accuracy(column, [mail.labels[task] for mail in mails]):.3f}" for task in TASKS)
-        print(f"TF-IDF + logistic regression on {name}: {scores}")
+        scores = {task: accuracy(column, [mail.labels[task] for mail in mails]) for task in TASKS}
+        shown = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+        print(f"TF-IDF + logistic regression on {name}: {shown}")
 
 
 def accuracy(texts: Sequence[str], labels: Sequence[str | None]) -> float:

@@ -38,7 +38,7 @@ _POSSESSIVES = {
 }
 # Words that open a German sentence and are small in its middle; any other may be a noun.
 _SMALL_WORDS = frozenset(
-    """Aktuell Am An Anbei Andere Auf Aus Ausgerechnet Außerdem Bei Beim Bekomme Bitte Damals Darf Das Dem Den Der Die
+    """Aktuell Am An Anbei Andere Auf Aus Ausgerechnet Außerdem Bei Beim Betrifft Bitte Damals Darf Das Dem Den Der Die
     Dies Drei Ein Eine Einer Einen Erst Es Falls Fallen Für Gerne Gibt Gültig Haben Hat Hiermit Ich Im In Ist Kann
     Können Könnten Laut Leider Liegt Läuft Mein Meine Meinem Meinen Mich Mir Mit Muss Müssen Nach Neben Neue Noch Nur
     Obwohl Ohne Passt Reicht Seien Seit Sind So Sollte Statt Teilen Trotz Unbekannte Verteilt Von Vor Wann Warum

@@ -113,7 +113,7 @@ class Facts:
 
     def _amount(self) -> str:
         dice = self._dice
-        scale = dice.pick((100, 1_000, 1_000, 10_000, 10_000, 100_000))
+        scale = dice.pick((1_000, 1_000, 5_000, 10_000, 30_000, 100_000))
         return self._euro(round(scale * (0.1 + 0.9 * dice.random()), dice.pick((0, 0, 2))))
 
     def _small_amount(self) -> str:
@@ -184,9 +184,10 @@ class Facts:
         style = self._dice.between(0, 9)
         if self._language == "en":
             month = MONTHS["en"][day.month - 1]
+            far = abs(offset) > 200
             return (
-                f"{day.day} {month}",
-                f"{month} {day.day}",
+                f"{day.day} {month}" + (f" {day.year}" if far else ""),
+                f"{month} {day.day}" + (f", {day.year}" if far else ""),
                 f"{day.day} {month} {day.year}",
                 f"{day:%d/%m/%Y}",
                 f"{day:%Y-%m-%d}",

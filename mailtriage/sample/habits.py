@@ -14,6 +14,8 @@ _NEIGHBOURS = {
     for row in _ROWS
     for place, letter in enumerate(row)
 }
+# Not the full stop of a date or an abbreviation.
+_FULL_STOP = re.compile(r"(?<=[^\W\d]{4})\. (?=\w)")
 _CODE = re.compile(r"\S+")
 _WORD = re.compile(r"\b[A-Za-zäöüÄÖÜß]{4,}\b")
 _DENGLISH = {
@@ -69,9 +71,9 @@ class Habits:
         if self.lower_case:
             text = _keep_codes(text)
         if self.exclaims:
-            text = text.replace("?", "??").replace(". ", "! ") if dice.chance(0.5) else text.replace(".\n", "!!\n")
+            text = _FULL_STOP.sub("!! " if dice.chance(0.3) else "! ", text.replace("?", "??"))
         if self.no_full_stops:
-            text = text.replace(". ", " ").rstrip(".")
+            text = _FULL_STOP.sub(" ", text).rstrip(".")
         return text
 
 
