@@ -115,7 +115,11 @@ class Taxonomy:
 
     def is_valid(self, labels: Mapping[str, str]) -> bool:
         """Whether these labels, one a task, may stand together."""
-        return self.combinations is None or tuple(labels[task] for task in self.task_ids) in set(self.combinations)
+        return self.combinations is None or tuple(labels[task] for task in self.task_ids) in self._valid
+
+    @cached_property
+    def _valid(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(self.combinations or ())
 
     def _active_combinations(self) -> Iterator[tuple[str, ...]]:
         active = [{label.id for label in task.labels if label.state == "active"} for task in self.tasks]

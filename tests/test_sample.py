@@ -37,7 +37,7 @@ def drafts() -> list[Draft]:
 
 @pytest.fixture(scope="module")
 def mails() -> list[Email]:
-    return list(generate(6_000, seed=3))
+    return list(generate(4_000, seed=3))
 
 
 def _own_sentences(draft: Draft) -> list[str]:
@@ -80,7 +80,7 @@ def test_wrong_labels_are_valid_combinations_too(mails: list[Email]) -> None:
     taxonomy = Taxonomy.load(SHIPPED)
     complete = [mail.labels for mail in mails if None not in mail.labels.values()]
 
-    assert len(complete) > 4_000
+    assert len(complete) > 3_000
     assert all(taxonomy.is_valid({task: str(label) for task, label in labels.items()}) for labels in complete)
 
 
@@ -228,7 +228,7 @@ def test_every_mail_can_be_read_back(mails: list[Email]) -> None:
 def test_ibans_have_valid_check_digits_and_no_real_bank(mails: list[Email]) -> None:
     found = [found.replace(" ", "") for mail in mails for found in _IBAN.findall(mail.body)]
 
-    assert len(found) > 300
+    assert len(found) > 200
     for number in found:
         assert int(number[4:] + "1314" + number[2:4]) % 97 == 1
         assert number[4] == "9"

@@ -28,8 +28,7 @@ _SENTENCES = {"short": (0, 1, 0, 1), "normal": (1, 2, 1, 3), "long": (2, 4, 2, 5
 _PREFIXES = ("AW: ", "Re: ", "RE: ", "Re: Re: ", "AW: AW: ", "Aw: ", "Antwort: ")
 
 _SPACES = re.compile(r" {2,}")
-_BEFORE_MARK = re.compile(r" +([,.?!;])")
-_GAPS = (" ,", " .", " ?", " !", " ;")
+_BEFORE_MARK = re.compile(r" +([,.?])")
 _DOUBLE_STOP = re.compile(r"\.\.(?!\.)")
 _QUESTION = re.compile(r"(Können|Könnten|Würden|Darf|Wäre|Ist es|Wissen|Could|Can|Would|Do|How do)\b")
 _POSSESSIVES = {
@@ -355,6 +354,6 @@ def _tidy(text: str) -> str:
     """Take out what empty alternatives leave behind: double spaces, a space before a comma, two full stops."""
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    if any(gap in text for gap in _GAPS):
+    if " ," in text or " ." in text or " ?" in text:
         text = _BEFORE_MARK.sub(r"\1", text)
     return (_DOUBLE_STOP.sub(".", text) if ".." in text else text).strip()

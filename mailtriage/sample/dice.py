@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -34,18 +34,18 @@ class Dice:
         return str(self.between(10 ** (count - 1), 10**count - 1))
 
 
-class Weighted(Sequence[T]):
+class Weighted(Generic[T]):
     """Items of which some come more often; `draw` picks one."""
 
-    def __init__(self, items: Sequence[T], weights: Sequence[float]) -> None:
+    __slots__ = ("_cumulative", "_items")
+
+    def __init__(self, items: Iterable[T], weights: Iterable[float]) -> None:
         self._items = tuple(items)
         self._cumulative = tuple(accumulate(weights))
 
     def draw(self, dice: Dice) -> T:
-        return self._items[bisect_right(self._cumulative, dice.random() * self._cumulative[-1], hi=len(self) - 1)]
+        place = dice.random() * self._cumulative[-1]
+        return self._items[bisect_right(self._cumulative, place, hi=len(self._items) - 1)]
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        return self._items[index]
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
