@@ -1,53 +1,68 @@
 """What `helm test` runs: no key is refused, and with a key a mail comes back with its three labels."""
 
+import http.client
 import json
 import os
+import socket
 import ssl
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECONDS = 30
 MAIL = {"id": "helm-test", "subject": "Depotübertrag", "body": "Guten Tag,\nbitte übertragen Sie mein Depot.\nDanke"}
 
 
-def gateway_url() -> str:
-    """The address of the Gateway's first listener, from its status."""
-    api = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
+def gateway() -> dict:
+    """The Gateway as the API server knows it."""
+    api = http.client.HTTPSConnection(
+        os.environ["KUBERNETES_SERVICE_HOST"],
+        int(os.environ["KUBERNETES_SERVICE_PORT"]),
+        context=ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt")),
+        timeout=SECONDS,
+    )
     path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{os.environ['NAMESPACE']}/gateways/{os.environ['GATEWAY']}"
-    request = urllib.request.Request(api + path)
-    request.add_header("Authorization", f"Bearer {(SERVICE_ACCOUNT / 'token').read_text()}")
-    context = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
-    with urllib.request.urlopen(request, context=context, timeout=10) as answer:
-        gateway = json.load(answer)
-    listener = gateway["spec"]["listeners"][0]
-    addresses = gateway.get("status", {}).get("addresses", [])
+    api.request("GET", path, headers={"Authorization": f"Bearer {(SERVICE_ACCOUNT / 'token').read_text()}"})
+    answer = api.getresponse()
+    if answer.status != 200:
+        sys.exit(f"the API server answered {answer.status} to {path}")
+    return json.load(answer)
+
+
+def connect(address: str, port: int, host: str, tls: bool) -> http.client.HTTPConnection:
+    """A connection to the Gateway's address that names the public host, as a client's would."""
+    if not tls:
+        return http.client.HTTPConnection(address, port, timeout=SECONDS)
+    # The certificate is the public name's, and may be of an authority that this pod does not know.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(address, port, context=context, timeout=SECONDS)
+    plain = socket.create_connection((address, port), timeout=SECONDS)
+    connection.sock = context.wrap_socket(plain, server_hostname=host or address)
+    return connection
+
+
+def post(key: str | None) -> tuple[int, bytes]:
+    """Status and body of a request for one mail."""
+    found = gateway()
+    listener = found["spec"]["listeners"][0]
+    addresses = found.get("status", {}).get("addresses", [])
     if not addresses:
         sys.exit(f"Gateway {os.environ['GATEWAY']} has no address yet; see `kubectl describe gateway`")
-    return f"{listener['protocol'].lower()}://{addresses[0]['value']}:{listener['port']}"
-
-
-def post(url: str, key: str | None) -> tuple[int, bytes]:
-    """Status and body of a request for one mail."""
-    request = urllib.request.Request(url, data=json.dumps({"instances": [MAIL]}).encode())
-    request.add_header("Content-Type", "application/json")
-    if host := os.environ["HOSTNAME_HEADER"]:
-        request.add_header("Host", host)
+    address, host = addresses[0]["value"], os.environ["PUBLIC_HOST"]
+    connection = connect(address, listener["port"], host, tls=listener["protocol"] == "HTTPS")
+    headers = {"Content-Type": "application/json", "Host": host or address}
     if key is not None:
-        request.add_header(os.environ["KEY_HEADER"], key)
-    # The certificate is for the public name; this asks the address behind it.
-    context = ssl._create_unverified_context()
-    try:
-        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
+        headers[os.environ["KEY_HEADER"]] = key
+    path = f"/v1/models/{os.environ['MODEL']}:predict"
+    connection.request("POST", path, body=json.dumps({"instances": [MAIL]}), headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
 
 
 def main() -> None:
-    url = f"{gateway_url()}/v1/models/{os.environ['MODEL']}:predict"
-    status, _ = post(url, key=None)
+    status, _ = post(key=None)
     if status != 401:
         sys.exit(f"a request without a key must be 401; it was {status}")
     print("without a key: 401")
@@ -55,7 +70,7 @@ def main() -> None:
     if key is None:
         print("`test.client` is empty, so no mail was sent")
         return
-    status, body = post(url, key)
+    status, body = post(key)
     if status != 200:
         sys.exit(f"a request with the key must be 200; it was {status}")
     prediction = json.loads(body)["predictions"][0]
