@@ -308,3 +308,16 @@ def test_a_pattern_with_a_stray_bracket_is_refused(text: str) -> None:
 def test_an_unknown_slot_is_named_with_the_nearest() -> None:
     with pytest.raises(DataError, match="unknown slot 'acount', did you mean 'account'"):
         check_slots([parse("mein {acount}")], {"account"}, "the topic")
+
+
+def test_a_forward_holds_the_request_in_the_words_of_its_first_sender(drafts: list[Draft]) -> None:
+    forwards = [draft.letter for draft in drafts if draft.letter.forwarded]
+
+    assert len(forwards) > 0.035 * ROWS
+    for letter in forwards:
+        original = letter.forwarded[0]
+        assert len(letter.paragraphs) <= 1
+        assert original.paragraphs
+        assert re.match(r"(WG|Wg|Fwd|FW): ", letter.subject)
+    helped = [letter for letter in forwards if "kiebitz" not in letter.forwarded[0].to]
+    assert 0.4 < len(helped) / len(forwards) < 0.8

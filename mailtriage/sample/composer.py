@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mailtriage.sample.correspondence import HOUSE, HOUSE_ADDRESS, house_reply, sign_off
@@ -140,23 +139,27 @@ class _Speech:
         )
 
     def forward(self, letter: Letter) -> Letter:
-        """The letter as the text that somebody passes on with a line of his own."""
+        """The letter as the text that its writer, or somebody for the writer, passes on with a line above it."""
         dice, writer = self._dice, self._writer
-        sender = writer if dice.chance(0.4) else self._composer.people.person(dice, self._language)
+        helper = writer if dice.chance(0.4) else self._composer.people.person(dice, self._language, dice.chance(0.4))
         original = Earlier(
-            name=sender.name,
-            address=sender.email,
-            to=writer.email if sender is not writer else HOUSE_ADDRESS,
-            sent_at=self._before(1, 60),
+            name=writer.name,
+            address=writer.email,
+            to=HOUSE_ADDRESS if helper is writer else helper.email,
+            sent_at=self._before(0, 2),
             subject=letter.subject,
             paragraphs=letter.as_paragraphs(),
         )
-        return replace(
-            letter,
+        signed = sign_off(dice, self._language, helper, terse=True)
+        return Letter(
             subject=dice.pick(("WG: ", "Fwd: ", "FW: ", "Wg: ", "Fwd: Fwd: ")) + letter.subject,
-            greeting=sign_off(dice, self._language, writer, terse=True).greeting,
+            greeting=signed.greeting,
             paragraphs=[self._say("forward_note")] if dice.chance(0.85) else [],
-            postscript="",
+            closing=signed.closing,
+            signature=signed.signature,
+            dashes=signed.dashes,
+            legal=signed.legal,
+            footer=signed.footer,
             forwarded=[original],
         )
 
