@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mailtriage.errors import MailtriageError
-from serving.routes import MODEL_NAME
+from serving.routes import BUNDLE_DIGEST, MODEL_NAME, MODEL_VERSION
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -86,7 +86,6 @@ def predictor(
 
     configure_logging("predictor")
     from serving.predictor import Predictor
-    from serving.predictor_client import BUNDLE_DIGEST, MODEL_VERSION
     from serving.server import MailModelServer, ServerSettings
 
     model = Predictor.open(
@@ -120,7 +119,6 @@ def transformer(
     from serving.logs import configure_logging
 
     configure_logging("transformer")
-    from serving.predictor_client import MODEL_VERSION
     from serving.server import MailModelServer, ServerSettings
     from serving.transformer import Transformer, TransformerSettings
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import orjson
-from kserve import InferInput, InferRequest
+from kserve import InferRequest
 from kserve.errors import ModelNotFound
 from kserve.model import BaseKServeModel
 from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.infer_type import RequestedOutput
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 
-from serving.refusals import bad_request
-
-JSON_LENGTH = "inference-header-content-length"  # of the binary tensor data extension
+from serving.json_body import read_json_object
+from serving.tensors import read_binary_request
 
 
 class StrictDataPlane(DataPlane):
@@ -61,129 +55,3 @@ class StrictDataPlane(DataPlane):
         metadata: dict[str, Any] = await super().model_metadata(model_name)
         model = self.get_model_from_registry(model_name)
         return metadata | {"versions": [model.model_version], "platform": model.platform}
-
-
-def read_json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a V1 body.
-
-    Raises:
-        Refused: 400, the body is no JSON or no object.
-    """
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        content = _read_with_lone_surrogates(body)
-    if not isinstance(content, dict):
-        raise bad_request("wrong_type", 'expected a JSON object such as {"instances": [...]}')
-    return content
-
-
-def _read_with_lone_surrogates(body: bytes) -> Any:
-    """JSON may hold half of an escaped surrogate pair (a mail cut in the middle of an emoji), which orjson refuses."""
-    if b"\\u" not in body:
-        _not_json()
-    try:
-        return json.loads(body, parse_constant=lambda _: _not_json())
-    except (ValueError, RecursionError):
-        _not_json()
-
-
-def _not_json(*_: object) -> NoReturn:
-    raise bad_request("not_json", "the body is no JSON in UTF-8") from None
-
-
-def read_binary_request(body: bytes, headers: Mapping[str, str], model_name: str) -> InferRequest:
-    """A V2 request whose tensors follow its JSON (the binary tensor data extension); they are views, not copies.
-
-    Raises:
-        Refused: 400, sizes, shapes or types do not fit.
-    """
-    length = headers.get(JSON_LENGTH, "")
-    if not length.isdigit() or int(length) > len(body):
-        raise bad_request("wrong_length", f"expected the header '{JSON_LENGTH}' to be the length of the JSON part")
-    content = read_json_object(body[: int(length)])
-    try:
-        return _binary_request(content, memoryview(body), int(length), model_name)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise bad_request("wrong_type", "expected a V2 inference request with binary tensors") from None
-
-
-def _binary_request(content: Mapping[str, Any], body: memoryview, start: int, model_name: str) -> InferRequest:
-    inputs = []
-    for given in content["inputs"]:
-        tensor = InferInput(str(given["name"]), [int(size) for size in given["shape"]], str(given["datatype"]))
-        size = (given.get("parameters") or {}).get("binary_data_size")
-        if size is None:
-            tensor.data = list(given["data"])
-        elif not 0 <= size <= len(body) - start:
-            raise bad_request("wrong_length", "a tensor is longer than the body")
-        else:
-            tensor._raw_data = body[start : start + size]
-            start += size
-        inputs.append(tensor)
-    wanted = [RequestedOutput(str(output["name"]), output.get("parameters")) for output in content.get("outputs") or ()]
-    parameters = content.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise bad_request("wrong_type", "expected 'parameters' to be an object")
-    return InferRequest(model_name, inputs, content.get("id"), parameters=parameters, request_outputs=wanted or None)
-
-
-def read_numbers(tensor: InferInput, datatype: str) -> np.ndarray[Any, Any]:
-    """The values of a number tensor in its shape.
-
-    Raises:
-        Refused: 400, another datatype, or values that do not fit datatype and shape.
-    """
-    if tensor.datatype != datatype:
-        raise bad_request("wrong_type", f"expected tensor '{tensor.name[:64]}' to be {datatype}")
-    try:
-        return tensor.as_numpy()
-    except (ValueError, TypeError, OverflowError):
-        raise bad_request(
-            "wrong_shape", f"the values of '{tensor.name[:64]}' do not fit its datatype and shape"
-        ) from None
-
-
-def read_texts(tensor: InferInput) -> list[Any]:
-    """The elements of a BYTES tensor as `str`; one that is no UTF-8 stays `bytes`, for its record to be refused.
-
-    Raises:
-        Refused: 400, another datatype, or another number of elements than the shape says.
-    """
-    name = tensor.name[:64]
-    if tensor.datatype != "BYTES":
-        raise bad_request("wrong_type", f"expected tensor '{name}' to be BYTES")
-    values = _flat(tensor.data) if tensor._raw_data is None else _length_prefixed(tensor._raw_data, name)
-    if len(values) != int(np.prod([max(size, 0) for size in tensor.shape], dtype=np.int64)):
-        raise bad_request("wrong_shape", f"tensor '{name}' has another number of elements than its shape says")
-    return [_text(value) for value in values]
-
-
-def _flat(data: Any) -> list[Any]:
-    values: list[Any] = []
-    for value in data or ():
-        values += value if isinstance(value, list) else [value]
-    return values
-
-
-def _length_prefixed(raw: bytes | memoryview, name: str) -> list[bytes]:
-    values, start = [], 0
-    while start < len(raw):
-        if start + 4 > len(raw):
-            raise bad_request("wrong_length", f"tensor '{name}' ends within an element")
-        (size,) = struct.unpack_from("<I", raw, start)
-        start += 4
-        if start + size > len(raw):
-            raise bad_request("wrong_length", f"tensor '{name}' ends within an element")
-        values.append(bytes(raw[start : start + size]))
-        start += size
-    return values
-
-
-def _text(value: Any) -> Any:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.guard import CLIENT
 from serving.refusals import error_body
-from serving.routes import MODEL_NAME, public_routes
+from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
 
-API_KEY = "x-api-key"
 _V3 = "type.googleapis.com/envoy.extensions"
 
 
@@ -183,7 +181,7 @@ def _access_log() -> dict[str, Any]:
         "time": "%START_TIME%",
         "role": "gateway",
         "message": "request",
-        "request_id": "%REQ(X-REQUEST-ID)%",
+        "request_id": "%REQ(X-REQUEST-ID):64%",
         "client": f"%REQ({CLIENT.upper()})%",
         "method": "%REQ(:METHOD)%",
         "route": "%ROUTE_NAME%",

@@ -23,12 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.metrics import REQUEST_SECONDS, REQUESTS
 from serving.refusals import Refused, body_too_large, unsupported
-from serving.routes import Route, routes
+from serving.routes import CLIENT, REQUEST_ID, Route, routes
 
 logger = logging.getLogger("serving.access")
 
-REQUEST_ID = "x-request-id"
-CLIENT = "x-client-id"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer
 
 _request_fields: ContextVar[dict[str, Any] | None] = ContextVar("request_fields", default=None)

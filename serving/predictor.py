@@ -15,9 +15,9 @@ from mailtriage.features import TokenIds
 from mailtriage.inference import Engine, OnnxEngine
 from serving.batching import Logits, MicroBatcher
 from serving.cpu import cpu_limit
-from serving.dataplane import read_numbers
 from serving.metrics import BUNDLE
 from serving.refusals import bad_request
+from serving.tensors import read_numbers
 
 logger = logging.getLogger("serving.predictor")
 

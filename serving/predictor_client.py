@@ -13,16 +13,12 @@ import aiohttp
 import numpy as np
 import orjson
 
-from serving.dataplane import JSON_LENGTH
-from serving.guard import REQUEST_ID
 from serving.refusals import Refused, unavailable
-from serving.routes import BINARY
+from serving.routes import BINARY, BUNDLE_DIGEST, JSON_LENGTH, MODEL_VERSION, REQUEST_ID
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 IdArray = np.ndarray[Any, np.dtype[np.int64]]
 
-BUNDLE_DIGEST = "x-bundle-digest"
-MODEL_VERSION = "x-model-version"
 RECONNECT_SECONDS = 0.1
 STATE_SECONDS = 0.5  # how long an answer about readiness is believed
 

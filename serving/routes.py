@@ -1,4 +1,4 @@
-"""The only routes there are: what the servers answer, and what the gateway lets through."""
+"""The only routes there are: what the servers answer, what the gateway lets through, and the headers that matter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Literal
 MODEL_NAME = "mailtriage"
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+API_KEY = "x-api-key"
+CLIENT = "x-client-id"  # set by the gateway from the key; what a client sends under this name is overwritten
+REQUEST_ID = "x-request-id"
+JSON_LENGTH = "inference-header-content-length"  # of the protocol's binary tensor data extension
+MODEL_VERSION = "x-model-version"
+BUNDLE_DIGEST = "x-bundle-digest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from typing import IO
 from mailtriage.bundle import Bundle
 from mailtriage.errors import ServingError
 from serving.api_keys import load_api_keys, write_private
-from serving.gateway import API_KEY, GatewaySettings, envoy_config, envoy_path
-from serving.routes import MODEL_NAME
+from serving.gateway import GatewaySettings, envoy_config, envoy_path
+from serving.routes import API_KEY, MODEL_NAME
 
 LOOPBACK = "127.0.0.1"
 TETHER = Path(__file__).with_name("tether.py")
@@ -185,7 +185,7 @@ class Stack:
         transformer = ["transformer", *common, "--http-port", str(self.transformer_port)]
         transformer += ["--predictor-host", f"{LOOPBACK}:{self.predictor_port}", "--max-batch", str(settings.max_batch)]
         envoy = [str(envoy_path()), "-c", str(self.folder / "envoy.json"), "--log-level", "warning"]
-        envoy += ["--disable-hot-restart", "--concurrency", "2"]
+        envoy += ["--disable-hot-restart", "--concurrency", "2", "--file-flush-interval-msec", "500"]
         root = Path(__file__).resolve().parent.parent
         environment = {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
         return [

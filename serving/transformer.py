@@ -16,11 +16,13 @@ from kserve import InferRequest, Model
 from mailtriage.bundle import Bundle
 from mailtriage.inference import Prediction, Prepared, Triage
 from mailtriage.mail import Email
-from serving.guard import REQUEST_ID, note
-from serving.mail_requests import FIELDS, MailRequest, read_request, v1_answer, v2_answer, v2_outputs
+from serving.guard import note
+from serving.mail_requests import FIELDS, MailRequest, read_instances, read_mails
 from serving.metrics import BUNDLE, IN_FLIGHT_MAILS, REQUEST_MAILS, count_predictions, stage
 from serving.predictor_client import PredictorClient
 from serving.refusals import unavailable
+from serving.routes import REQUEST_ID
+from serving.tensors import answer_types, mail_answer, mail_records
 
 logger = logging.getLogger("serving.transformer")
 Result = TypeVar("Result")
@@ -83,14 +85,16 @@ class Transformer(Model):
         return [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in FIELDS]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        return v2_outputs(self._tasks)
+        return answer_types(self._tasks)
 
     def validate(self, payload: Any) -> Any:
         return payload
 
     async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
-        """Read the request; see `mail_requests.read_request` for what it refuses."""
-        request = read_request(payload, self._settings.max_mails)
+        """Read the request; `mail_requests` and `tensors` say what they refuse."""
+        limit = self._settings.max_mails
+        records = mail_records(payload, limit) if isinstance(payload, InferRequest) else read_instances(payload)
+        request = read_mails(records, limit)
         REQUEST_MAILS.observe(request.size)
         note(mails=request.size, ids=[mail.id[:64] for mail in request.mails[:LOGGED_IDS]])
         return payload, request
@@ -121,9 +125,9 @@ class Transformer(Model):
         self._record(request, predictions)
         answers = request.answers(predictions)
         if not isinstance(given, InferRequest):
-            return v1_answer(answers)
+            return {"predictions": answers}
         versions = {"model_version": self.model_version, "taxonomy_version": self._triage.taxonomy_version}
-        return v2_answer(given, answers, self._tasks, request_id, **versions)
+        return mail_answer(given, answers, self._tasks, request_id, **versions)
 
     async def _classify(self, mails: Sequence[Email], request_id: str) -> list[Prediction]:
         deadline = time.monotonic() + self._settings.timeout

@@ -1,0 +1,165 @@
+"""The serving processes as a user runs them: `python -m serving up`, on free ports, stopped by their own pid."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_BATCH = 40
+MAX_BODY = 256 * 1024
+KEYS = {"crm": "crm-0123456789abcdef", "archive": "archive-0123456789abcdef"}
+START_SECONDS = 180
+
+
+@dataclass
+class Served:
+    """A running stack."""
+
+    process: subprocess.Popen[str]
+    summary: str
+    work: Path
+    api_key: str
+    max_batch: int = MAX_BATCH
+    max_body: int = MAX_BODY
+
+    @property
+    def gateway(self) -> str:
+        return self._address(r"gateway\s+(\S+)")
+
+    @property
+    def transformer(self) -> str:
+        return self._address(r"(\S+)/metrics \(transformer\)")
+
+    @property
+    def predictor(self) -> str:
+        return self._address(r"(\S+)/metrics \(predictor\)")
+
+    def _address(self, pattern: str) -> str:
+        found = re.search(pattern, self.summary)
+        assert found, self.summary
+        return found[1]
+
+    def client(self, **headers: str) -> httpx.Client:
+        given = {"x-api-key": self.api_key} | headers
+        return httpx.Client(base_url=self.gateway, headers=given, trust_env=False, timeout=30)
+
+    def predict(self, instances: list[Any]) -> list[dict[str, Any]]:
+        with self.client() as client:
+            answer = client.post("/v1/models/mailtriage:predict", json={"instances": instances})
+        assert answer.status_code == 200, answer.text
+        predictions: list[dict[str, Any]] = answer.json()["predictions"]
+        return predictions
+
+    def part(self, name: str) -> psutil.Process:
+        """The process of this name; waits for one that is being started."""
+        for _ in range(100):
+            for process in psutil.Process(self.process.pid).children():
+                command = process.cmdline()
+                if name in command or (name == "gateway" and any(word.endswith("/envoy") for word in command[:1])):
+                    return process
+            time.sleep(0.1)
+        raise AssertionError(f"no process '{name}'")
+
+    def logs(self) -> str:
+        return "\n".join(file.read_text(errors="replace") for file in sorted(self.work.rglob("*.log")))
+
+    def logs_when(self, role: str, text: str) -> str:
+        """All logs, once this role's log holds this text (Envoy writes its log with a delay)."""
+        for _ in range(100):
+            if any(text in file.read_text(errors="replace") for file in self.work.rglob(f"{role}.log")):
+                return self.logs()
+            time.sleep(0.1)
+        raise AssertionError(f"the {role}'s log does not hold '{text}'")
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        with self.client() as client:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                try:
+                    if client.get("/v2/health/ready").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+        raise AssertionError(f"not ready within {seconds} s:\n{self.logs()[-3000:]}")
+
+
+def start_stack(bundle: Path, work: Path, *options: str) -> Served:
+    keys = work / "keys.yaml"
+    keys.parent.mkdir(parents=True, exist_ok=True)
+    keys.write_text("".join(f"{client}: {key}\n" for client, key in KEYS.items()))
+    command = [sys.executable, "-m", "serving", "up", "--bundle", str(bundle), "--port", "0", "--work", str(work)]
+    command += ["--api-keys", str(keys), "--start-timeout", str(START_SECONDS), *options]
+    errors = (work / "up.stderr").open("w")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+    errors.close()
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "content-type" in line:
+            return Served(process, "".join(lines), work, KEYS["crm"])
+    process.wait()
+    raise AssertionError((work / "up.stderr").read_text())
+
+
+def stop_stack(served: Served) -> None:
+    if served.process.poll() is None:
+        served.process.send_signal(signal.SIGTERM)
+        try:
+            served.process.wait(40)
+        except subprocess.TimeoutExpired:
+            served.process.kill()
+    if served.process.stdout is not None:
+        served.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One stack that all tests share which leave it as they found it."""
+    limits = ("--max-batch", str(MAX_BATCH), "--max-body", str(MAX_BODY))
+    served = start_stack(bundle_path, tmp_path_factory.mktemp("serving"), *limits)
+    yield served
+    stop_stack(served)
+
+
+@pytest.fixture
+def own_stack(bundle_path: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts stacks of the test's own, for those who break them."""
+    started: list[Served] = []
+
+    def start(*options: str) -> Served:
+        started.append(start_stack(bundle_path, tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for served in started:
+        stop_stack(served)
+
+
+@pytest.fixture
+def records() -> list[dict[str, str]]:
+    """Mails as a CRM sends them, of very different lengths."""
+    return [
+        {"id": "m-1", "subject": "Depotübertrag", "body": "Bitte übertragen Sie mein Depot zur Beispielbank."},
+        {"id": "m-2", "subject": "", "body": "<html><body><p>Wann kommt die <b>Dividende</b>?</p></body></html>"},
+        {
+            "id": "m-3",
+            "subject": "Password",
+            "body": "I cannot log in to the app. " * 40,
+            "custodian_bank": "Musterbank",
+        },
+        {"id": "m-4", "subject": "Kündigung", "body": "Hiermit kuendige ich mein Konto.\n\n-- \nErika Mustermann"},
+    ]

@@ -1,0 +1,237 @@
+"""Processes that die come back, requests meanwhile get an honest answer, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from mailtriage.bundle import stamp_model_version
+from serving.supervisor import _free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+V1 = "/v1/models/mailtriage:predict"
+MAIL = {"id": "m-1", "body": "Bitte verkaufen Sie meine Aktien."}
+
+
+def answers_until(stack, wanted, seconds=60):
+    """Ask again and again until an answer has the wanted status; all answers on the way."""
+    seen = []
+    deadline = time.monotonic() + seconds
+    with stack.client() as client:
+        while time.monotonic() < deadline:
+            seen.append(client.post(V1, json={"instances": [MAIL]}))
+            if seen[-1].status_code == wanted:
+                return seen
+            time.sleep(0.05)
+    raise AssertionError(f"no {wanted} within {seconds} s, but {[answer.status_code for answer in seen][-5:]}")
+
+
+def test_a_killed_predictor_gives_503_and_comes_back(own_stack):
+    stack = own_stack()
+    before = stack.predict([MAIL])
+
+    stack.part("predictor").kill()
+    refused = answers_until(stack, 503)[-1]
+    ready = httpx.get(f"{stack.transformer}/v2/health/ready", trust_env=False)
+    again = answers_until(stack, 200)
+
+    assert refused.json()["error"]["code"] == "predictor_unavailable"
+    assert "predictor" in refused.json()["error"]["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert ready.status_code == 503
+    assert {answer.status_code for answer in again} <= {200, 503}
+    assert again[-1].json()["predictions"] == before
+    stack.wait_until_ready()
+
+
+@pytest.mark.parametrize("name", ["transformer", "gateway"])
+def test_a_killed_front_process_comes_back(own_stack, name):
+    stack = own_stack()
+    before = stack.predict([MAIL])
+    killed = stack.part(name)
+
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    stack.wait_until_ready()
+
+    assert stack.predict([MAIL]) == before
+    assert stack.part(name).pid != killed.pid
+
+
+def test_under_load_each_accepted_request_gets_its_own_answer_or_an_honest_refusal(own_stack):
+    stack = own_stack()
+    outcomes: list[tuple[str, int, list[str]]] = []
+    stop = threading.Event()
+
+    def ask(worker: int) -> None:
+        number = 0
+        with stack.client() as client:
+            while not stop.is_set():
+                number += 1
+                ids = [f"{worker}-{number}-{part}" for part in range(3)]
+                mails = [MAIL | {"id": mail_id} for mail_id in ids]
+                answer = client.post(V1, json={"instances": mails})
+                found = [mail["id"] for mail in answer.json().get("predictions", [])]
+                outcomes.append((answer.text, answer.status_code, ids if found == ids else found))
+                assert answer.status_code == 503 or found == ids
+
+    workers = [threading.Thread(target=ask, args=(worker,)) for worker in range(6)]
+    for worker in workers:
+        worker.start()
+    for name in ("predictor", "transformer"):
+        time.sleep(1)
+        stack.part(name).kill()
+        time.sleep(1)
+        stack.wait_until_ready()
+    time.sleep(0.5)
+    stop.set()
+    for worker in workers:
+        worker.join(60)
+
+    statuses = {status for _, status, _ in outcomes}
+    assert 200 in statuses
+    assert statuses <= {200, 503}
+    for text, status, _ in outcomes:
+        assert status == 200 or json.loads(text)["error"]["code"]
+
+
+def test_sigterm_stops_everything(own_stack):
+    stack = own_stack()
+    children = psutil.Process(stack.process.pid).children(recursive=True)
+
+    stack.process.send_signal(signal.SIGTERM)
+
+    assert stack.process.wait(40) == 0
+    assert len(children) == 3
+    assert not [child for child in children if child.is_running()]
+    assert not list(stack.work.rglob("envoy.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_nothing_is_left_when_the_supervisor_is_killed(own_stack):
+    stack = own_stack()
+    children = psutil.Process(stack.process.pid).children(recursive=True)
+
+    stack.process.kill()
+
+    _, alive = psutil.wait_procs(children, timeout=40)
+    assert len(children) == 3
+    assert not alive
+
+
+def test_a_taken_port_is_said(bundle_path, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run_up(bundle_path, "--port", port, "--work", str(tmp_path))
+
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_process_that_does_not_start_is_said_with_its_last_words(bundle_path, tmp_path):
+    done = run_up(bundle_path, "--port", "0", "--work", str(tmp_path), "--threads", "minus-one")
+    assert done.returncode == 2
+
+    done = run_up(bundle_path, "--port", "0", "--work", str(tmp_path), "--host", "127.0.0.1", "--start-timeout", "0.1")
+    assert done.returncode == 1
+    assert "was not ready within" in done.stderr
+    assert "predictor.log" in done.stderr
+
+
+def run_up(bundle, *options):
+    command = [sys.executable, "-m", "serving", "up", "--bundle", str(bundle), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_two_bundles_that_differ_are_an_honest_error(stack, bundle_path, tmp_path):
+    other = tmp_path / "bundle"
+    shutil.copytree(bundle_path, other)
+    (other / "MODEL_CARD.md").write_text("another model")
+    reseal(other)
+    stamp_model_version(other, "77")
+    port = _free_port("127.0.0.1")
+    command = [sys.executable, "-m", "serving", "transformer", "--bundle", str(other), "--http-port", str(port)]
+    command += ["--predictor-host", stack.predictor.removeprefix("http://")]
+
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, cwd=ROOT, stderr=log) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(f"{address}/v2/health/live")
+            ready = httpx.get(f"{address}/v2/health/ready", trust_env=False)
+            answer = httpx.post(address + V1, json={"instances": [MAIL]}, trust_env=False)
+        finally:
+            process.terminate()
+
+    assert ready.status_code == 503
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "bundle_mismatch"
+    assert "model 77" in answer.json()["error"]["message"]
+
+
+def reseal(folder):
+    from mailtriage.bundle import sha256
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def wait_for(url, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer")
+
+
+def test_a_client_that_goes_away_takes_its_mails_out_of_the_queue(stack):
+    mails = [MAIL | {"id": str(number), "body": f"Frage {number} zum Depot. " * 200} for number in range(40)]
+    impatient = {"x-request-id": "gone-away"}
+    with stack.client(**impatient) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(V1, json={"instances": mails}, timeout=0.02)
+
+    logs = stack.logs_when("transformer", "gone-away")
+
+    assert any('"gone-away"' in line and '"status":499' in line for line in logs.splitlines())
+    assert stack.predict([MAIL])[0]["id"] == "m-1"
+
+
+def test_a_signal_while_starting_stops_what_was_started(bundle_path, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "up",
+        "--bundle",
+        str(bundle_path),
+        "--port",
+        "0",
+        "--work",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "waiting for the predictor" in process.stderr.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+
+    assert children
+    assert not [child for child in children if child.is_running()]
