@@ -150,8 +150,9 @@ def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
         axes.plot(epochs, values, color=colour, marker="o", markersize=5, linewidth=1.8)
         axes.annotate(f"{values[-1]:.3f}", (epochs[-1], values[-1]), (6, 0), textcoords="offset points", va="center")
         axes.set(title=title, xlabel="epoch")
-        axes.margins(x=0.12, y=0.12)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(y=0.12)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5 + 0.08 * len(epochs))  # room for the last figure
+        axes.xaxis.set_major_locator(_whole_numbers())
         _bare(axes, grid="both")
     return _save(figure, path)
 
@@ -183,6 +184,12 @@ def _percent(axes: Any) -> None:
 
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 def _words(name: str) -> str:

@@ -21,12 +21,13 @@ DEFAULT_FOLDER = Path("work/mlflow")
 EXPERIMENT = "mailtriage"
 UNLOGGED = ("slices", "model")  # in metrics.json only: too many, or no numbers
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in the name of a metric
+_SQLITE = "sqlite:///"
 _BATCH = 1000  # metrics in one request, the most that MLflow takes
 
 
 def tracking_uri(folder: Path = DEFAULT_FOLDER) -> str:
     """`MLFLOW_TRACKING_URI`, or SQLite inside `folder`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{folder.resolve()}/mlflow.db"
 
 
 def client(folder: Path = DEFAULT_FOLDER) -> Any:
@@ -37,8 +38,8 @@ def client(folder: Path = DEFAULT_FOLDER) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_uri(folder)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(_SQLITE):
+        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
@@ -78,7 +79,9 @@ def record(
     mlflow = client(folder)
     from mlflow.entities import Metric, Param  # after `client`, which keeps the import quiet
 
-    run = mlflow.create_run(_experiment_id(mlflow, experiment, folder), run_name=run_name, tags=dict(tags or {}))
+    run = mlflow.create_run(
+        _experiment_id(mlflow, experiment, tracking_uri(folder)), run_name=run_name, tags=dict(tags or {})
+    )
     run_id = str(run.info.run_id)
     try:
         now = int(time.time() * 1000)
@@ -128,12 +131,13 @@ def data_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _experiment_id(mlflow: Any, name: str, folder: Path) -> str:
+def _experiment_id(mlflow: Any, name: str, uri: str) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = tracking_uri(folder).startswith("sqlite:")
-    location = (folder.resolve() / "artifacts" / name).as_uri() if local else None  # a server knows its own place
+    location = None  # a server knows its own place
+    if uri.startswith(_SQLITE):
+        location = (Path(uri.removeprefix(_SQLITE)).resolve().parent / "artifacts" / name).as_uri()
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 

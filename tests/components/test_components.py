@@ -130,6 +130,7 @@ def test_register_records_the_run_and_makes_a_version(measured, bundle_artifact,
     assert run.data.params["encoder"]
     assert run.data.metrics["overall/mean_macro_f1"] == measured[4]
     assert mlflow.get_metric_history(run_id, "training/loss")
+    assert run.info.artifact_uri.startswith(mlflow_folder.as_uri())
     assert "evaluation/report.html" in {file.path for file in mlflow.list_artifacts(run_id, "evaluation")}
 
 
