@@ -49,16 +49,31 @@ def compose(first: Sequence[Removed], second: Sequence[Removed]) -> list[Removed
             shift = pieces[position][2].end - pieces[position][1]
             composed.append(pieces[position][2])
             position += 1
-        start, kind, rule = edit.start + shift, edit.kind, edit.rule
+        inside: list[Removed] = []
+        start = edit.start + shift
         while position < len(pieces) and pieces[position][1] <= edit.end and pieces[position][0] < edit.end:
-            inner = pieces[position][2]
-            shift = inner.end - pieces[position][1]
-            if kind == "whitespace":
-                kind, rule = inner.kind, inner.rule
+            inside.append(pieces[position][2])
+            shift = inside[-1].end - pieces[position][1]
             position += 1
-        composed.append(Removed(kind, rule, start, edit.end + shift, edit.replacement))
+        whole = Removed(edit.kind, edit.rule, start, edit.end + shift, edit.replacement)
+        composed.extend(_around(whole, inside) if edit.kind == "whitespace" and inside else (whole,))
     composed.extend(piece[2] for piece in pieces[position:])
     return list(merged(composed))
+
+
+def _around(whole: Removed, inside: Sequence[Removed]) -> Iterator[Removed]:
+    """White space that was trimmed around earlier edits: they keep their kinds, and the first part its replacement."""
+    position, replacement = whole.start, whole.replacement
+    for inner in inside:
+        if inner.start > position:
+            yield Removed(whole.kind, whole.rule, position, inner.start, replacement)
+            replacement = ""
+        if inner.end > inner.start:
+            yield Removed(inner.kind, inner.rule, inner.start, inner.end, replacement)
+            replacement = ""
+        position = inner.end
+    if whole.end > position or replacement:
+        yield Removed(whole.kind, whole.rule, position, whole.end, replacement)
 
 
 def merged(edits: Iterable[Removed]) -> Iterator[Removed]:

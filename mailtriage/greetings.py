@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 from mailtriage.edits import Removed
+from mailtriage.patterns import pattern
 
-# Sehr geehrte Damen und Herren,      Hallo Frau Muster,      Guten Tag Herr Dr. Beispiel!      Liebes Team,      Hi,
-_SALUTATION = re.compile(
-    r"\s*(?:sehr geehrte[rs]?\b[^\n,!.:]{0,80}|(?:sg|s\.g\.)\b[^\n,!.:]{0,60}|werte[rs]?\b[^\n,!.:]{0,60}"
-    r"|lieber?s?\b[^\n,!.:]{0,50}"
-    r"|(?:hallo|hi|hey|moin(?: moin)?|servus|grüezi|grüß gott|guten (?:tag|morgen|abend)|schönen guten (?:tag|morgen"
-    r"|abend)|dear|hello|good (?:morning|afternoon|evening)"
-    r"|to whom it may concern)\b(?:\s+(?:zusammen|(?:liebes |liebe )?team|all|there|damen und herren|sir or madam"
-    r"|sirs?|madam|(?:herr|frau|mr|mrs|ms|dr)\.?[^\n,!.:]{0,50}|[A-ZÄÖÜ][\w-]{0,30}(?: [A-ZÄÖÜ][\w-]{0,30}){0,2}))?)"
-    r"\s*(?:[,!.:]+[ \t]*|(?=\n|$))",
-    re.IGNORECASE,
+# Herr Dr. Muster      Damen und Herren      Team      Frau von der Heide
+_WHOM = (
+    r"(?:[ \t]+(?-i:[A-ZÄÖÜ][\w'-]*\.?|und|and|or|von|vom|van|der|de|zu|liebes|liebe|zusammen|all|there|team|&)){0,7}"
+)
+_SALUTATION = pattern(
+    # Sehr geehrte Damen und Herren,      Sehr geehrter Herr Dr. Muster!      S. g. Frau Beispiel,
+    rf"\s*(?:sehr geehrte[rs]?|s\. ?g\.|sg\.?|werte[rs]?|liebe[rs]?){_WHOM}[ \t]*[,!.:]+\s*",
+    rf"\s*(?:sehr geehrte[rs]?|liebe[rs]?){_WHOM}[ \t]*\n\s*",
+    # Hallo Frau Muster,      Guten Tag      Hi,      Moin zusammen!      Dear Sir or Madam,      To whom it may concern:
+    r"\s*(?:hallo|hi|hey|moin(?: moin)?|servus|grüezi|grüß gott|(?:schönen )?guten (?:tag|morgen|abend)|dear|hello"
+    rf"|good (?:morning|afternoon|evening)|to whom it may concern)(?!\w){_WHOM}[ \t]*(?:[,!.:]+\s*|\n\s*)",
 )
 
 

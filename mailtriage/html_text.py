@@ -49,11 +49,16 @@ _IN_PRE = (
 )
 _PRE_TOKEN = re.compile(_IN_PRE, re.IGNORECASE)
 _TOKEN = re.compile(_IN_PRE + r"|(?P<space>[ \t\r\n\f\u00a0]{2,}+|[\t\r\n\f\u00a0]|(?<=[>;])[ ])", re.IGNORECASE)
-# <html>, <div dir="ltr">, <br>, </b>: enough to call a body HTML. A lone `<b>` in a plain mail is not.
+# <html>, <div dir="ltr">, <br>, </b>: enough to call a body HTML. A lone `<b>` or `<img>` in a plain mail is not.
 _ANY_TAG = re.compile(r"<(/?)(!doctype|[a-z]\w{0,12}(?::[a-z]\w{0,20})?)(\s[^<>]*+)?/?>", re.IGNORECASE)
 _TELLING = frozenset(
-    "!doctype html head body div p br span table td style blockquote ul ol li font img meta h1 h2 h3 h4 h5 h6 pre hr"
-    " center o:p".split()
+    "!doctype html head body div p br span table td style blockquote ul ol li h1 h2 h3 h4 h5 h6 pre center o:p".split()
+)
+# Gr&uuml;&szlig;e: a body without tags that a program wrote as HTML all the same
+_TELLING_ENTITY = re.compile(r"&(?:[aouAOU]uml|szlig|nbsp);")
+# <br>, </p>, <td>: a source that has none of these shows its own line breaks
+_BREAKS_LINES = re.compile(
+    r"</?(?:br|p|div|table|tr|td|li|ul|ol|blockquote|h[1-6]|body|html|pre|center|section|article)[\s/>]", re.IGNORECASE
 )
 
 _PARAGRAPHS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl"})
@@ -109,6 +114,8 @@ _TIGHT = re.compile(r"MsoNormal|MsoPlainText|margin(?:-top|-bottom)?\s*:\s*0", r
 
 def is_html(body: str) -> bool:
     """Whether a body is HTML source rather than plain text."""
+    if ";" in body and _TELLING_ENTITY.search(body):
+        return True
     if "<" not in body or ">" not in body:
         return False
     return any(_tells(tag[1], tag[2].lower(), tag[3]) for tag in _ANY_TAG.finditer(body))
@@ -139,7 +146,7 @@ class _Reader:
         self.length = 0  # of the text so far
         self.breaks = 2  # line breaks at the end of the text so far; at the start, none are wanted
         self.space = True  # whether the text so far ends with white space
-        self.preformatted = 0
+        self.preformatted = 0 if _BREAKS_LINES.search(source) else 1
         self.open: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
         self.absent: set[str] = set()  # closing marks that do not come any more
 

@@ -51,9 +51,10 @@ _PHONE = any_of(
 )
 _ANY = re.compile(
     f"(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<bare_tax>{_BARE_TAX})"
-    f"|(?P<card>{_CARD})|(?P<phone>{_PHONE})",
+    f"|(?P<phone>{_PHONE})|(?P<card>{_CARD})",
     re.IGNORECASE,
 )
+_WRONG_IBAN = re.compile(r"[A-Z]{2} ?\d{2}(?: ?\d){11,30}", re.IGNORECASE)
 _HAS_NUMBER = re.compile(r"[@\d]")
 _SEPARATORS = re.compile(r"[ ./-]")
 
@@ -101,14 +102,19 @@ def _edits(text: str) -> Iterator[Removed]:
         edit = _edit(match)
         if edit is None:
             # a number that is none is not tried again from its middle
-            position = match.end() if match["card"] else _after_word(text, match.start())
+            position = _after_number(text, match)
         else:
             yield edit
             position = edit.end
 
 
-def _after_word(text: str, position: int) -> int:
-    """The next place where something may begin."""
+def _after_number(text: str, match: re.Match[str]) -> int:
+    """The next place where something may begin, after a number that turned out to be none."""
+    if match["card"] is not None:
+        return match.end()
+    position = match.start()
+    if match["iban"] is not None and (digits := _WRONG_IBAN.match(text, position)) is not None:
+        return digits.end()
     while position < len(text) and text[position].isalnum():
         position += 1
     return position + 1

@@ -1,0 +1,140 @@
+"""Cleans files of mails: streamed, in order, on all cores, in the same memory for a thousand mails as for more."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from mailtriage.cleaning import Cleaned, clean
+from mailtriage.mail import Email
+from mailtriage.readers import Rejected, read_mails
+
+BATCH = 256  # mails that go to a process at a time
+WAITING = 3  # batches for each process that may wait, so that none is idle and memory stays flat
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """How many mails of a file were cleaned, and how many of its rows were rejected."""
+
+    mails: int
+    rejected: int
+
+
+def clean_file(
+    input: str | Path,
+    output: str | Path,
+    quarantine: str | Path | None = None,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    greeting: Literal["keep", "cut"] = "keep",
+    redact: bool = False,
+) -> Cleaning:
+    """Clean a file or folder of mails into JSON Lines, in the order of the input.
+
+    A row is `{"id", "subject", "text", "removed": [{"kind", "rule", "start", "end"}]}`, with `replacement` in a span
+    that has one. The files appear when they are complete.
+
+    Args:
+        input: what `read_mails` reads.
+        output: the file of cleaned mails.
+        quarantine: the file of rejected rows; without it, they are only counted.
+        processes: how many to use; all cores by default, and 1 cleans in this process.
+        progress: called now and then with the number of rows done so far, rejected ones included.
+        greeting: as in `clean`.
+        redact: as in `clean`.
+
+    Raises:
+        DataError: as `read_mails` does.
+    """
+    work = partial(_clean_batch, greeting=greeting, redact=redact)
+    mails = rejected = 0
+    with ExitStack() as files:
+        cleaned = files.enter_context(_replaced(Path(output)))
+        refused = files.enter_context(_replaced(Path(quarantine))) if quarantine is not None else None
+        for batch in _in_order(work, _batches(read_mails(input)), processes or os.cpu_count() or 1):
+            for row in batch:
+                if isinstance(row, str):
+                    cleaned.write(row)
+                    mails += 1
+                else:
+                    rejected += 1
+                    if refused is not None:
+                        refused.write(_line(row.to_record()))
+            if progress is not None:
+                progress(mails + rejected)
+    return Cleaning(mails, rejected)
+
+
+def cleaned_record(mail: Email, cleaned: Cleaned) -> dict[str, Any]:
+    """The JSON object that stands for a cleaned mail."""
+    removed = [
+        {"kind": span.kind, "rule": span.rule, "start": span.start, "end": span.end}
+        | ({"replacement": span.replacement} if span.replacement else {})
+        for span in cleaned.removed
+    ]
+    return {"id": mail.id, "subject": cleaned.subject, "text": cleaned.text, "removed": removed}
+
+
+_Rows = list[Email | Rejected]
+_Done = list[str | Rejected]
+
+
+def _clean_batch(rows: _Rows, greeting: Literal["keep", "cut"], redact: bool) -> _Done:
+    """Runs in a worker, which also writes the JSON: the parent has only to read and to write files."""
+    return [row if isinstance(row, Rejected) else _clean_line(row, greeting, redact) for row in rows]
+
+
+def _clean_line(mail: Email, greeting: Literal["keep", "cut"], redact: bool) -> str:
+    return _line(cleaned_record(mail, clean(mail.body, mail.subject, greeting=greeting, redact=redact)))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _batches(rows: Iterable[Email | Rejected]) -> Iterator[_Rows]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def _in_order(work: Callable[[_Rows], _Done], batches: Iterator[_Rows], processes: int) -> Iterator[_Done]:
+    """Apply `work` to every batch; a single batch is not worth the start of processes."""
+    first = list(islice(batches, 2))
+    batches = chain(first, batches)
+    if processes == 1 or len(first) < 2:
+        yield from map(work, batches)
+        return
+    # `spawn`: a fork of a process with threads, such as a server or a notebook, may hang
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[_Done]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > WAITING * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[str]]:
+    """A file that takes its place only when it is complete."""
+    partial_path = path.with_name(path.name + ".partial")
+    try:
+        with partial_path.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
