@@ -3,8 +3,10 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,7 +39,7 @@ def run(
     log_file = root / f"{pipeline.name}-{datetime.now():%Y-%m-%d-%H-%M-%S}.log"
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     steps = len(pipeline.pipeline_spec.root.dag.tasks)
-    with log_file.open("w", encoding="utf-8") as log, _step_environment(), _warm_tracking():
+    with log_file.open("w", encoding="utf-8") as log, _step_environment(), _steps_end_with_us(), _warm_tracking():
         display = StepDisplay(console or sys.stdout, log, steps)
         try:
             with contextlib.redirect_stdout(display):
@@ -120,6 +122,39 @@ def _step_environment() -> Iterator[None]:
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+@contextlib.contextmanager
+def _steps_end_with_us() -> Iterator[None]:
+    """End the running step, too, when this process is told to terminate; Ctrl-C reaches it anyway."""
+
+    def terminate(*_: object) -> None:
+        for process in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Processes that a process started, and those that they started; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found = [ancestor]
+    for process in found:
+        found += children.get(process, [])
+    return found[1:]
 
 
 @contextlib.contextmanager

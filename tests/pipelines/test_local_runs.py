@@ -3,15 +3,17 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mailtriage.bundle import Bundle
-from pipelines.local_runs import StepDisplay
+from pipelines.local_runs import StepDisplay, descendants
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -65,6 +67,29 @@ def test_a_step_that_fails_shows_its_traceback_and_ends_the_command(config, tmp_
     assert "DataError: expected mails in" in ended.stdout
     assert "step 'ingest' of pipeline 'training' failed" in ended.stderr
     assert "[2/6]" not in ended.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.timeout(600)
+def test_a_run_that_is_terminated_leaves_no_step_behind(config, data, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipelines", "run", "training", "--local", "--data", data, "--config", config]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout.readline() == "[1/6] ingest\n"
+            steps = eventually(lambda: descendants(running.pid))
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(60) == 128 + signal.SIGTERM
+            assert eventually(lambda: not any(Path(f"/proc/{step}").exists() for step in steps))
+        finally:
+            running.kill()
+
+
+def eventually(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return result
 
 
 @pytest.mark.parametrize("where", [[], ["--local", "--endpoint", "http://127.0.0.1:1"]])
