@@ -22,14 +22,14 @@ _DEVICE = any_of(
     r"Sparrow|Acompli|myMail|Edison|Superhuman|Polymail|Newton|\[?mail\]?",
 )
 # Get Outlook for iOS<https://aka.ms/o0ukef>      Sent from [mail](https://go.example/) for windows 10
-_LINK = r"(?:\s?<[^<>\s]{4,300}>|\s?\(?https?://[^()\s]{4,300}\)?)?"
+_LINK = r"(?:\]?\s?<[^<>\s]{4,300}>|\]?\s?\(?https?://[^()\s]{4,300}\)?)?"
 _APP_FOOTER = pattern(
     # Gesendet von meinem iPhone      Gesendet mit der GMX Mail App      Sent from Yahoo Mail on Android
     # Gesendet von Outlook für Android      (Sent from mobile device)      Sent from my Windows 8 PC <http://example.org>
     rf"[-–—_*<> (]{{0,6}}{_SENT} (?:with|via|from|mit|von|vom|über|ueber|per|aus|by)"
     r" (?:(?:mein(?:em|er|en)?|der|dem|my|an?|the|mobile[nr]?|neuen|kostenlosen|sicheren?"
     r"|secure) ){0,3}(?:[^\s,.]{1,20} ){0,2}?"
-    rf"{_DEVICE}(?![\w-])[^.?]{{0,60}}[.!]?[^.?]{{0,40}}$",
+    rf"{_DEVICE}(?![\w-])(?:{_LINK} ?[^.?]{{0,60}}[.!]?[^.?]{{0,40}}|[^.?<(]{{0,30}}{_LINK})$",
     # Von meinem Samsung Galaxy Smartphone gesendet.      Von unterwegs gesendet
     rf"[-–—_* (]{{0,6}}von (?:meinem|meiner|unterwegs|mobil|einem)(?: \S{{1,25}}){{0,4}}? {_SENT}[.!)*_ ]{{0,4}}$",
     # Von Yahoo Mail auf Android gesendet
@@ -38,7 +38,7 @@ _APP_FOOTER = pattern(
     rf"(?:diese |this )?(?:nachricht|e-?mail|mail|message) (?:wurde|was) (?:[^\s,.]{{1,20}} ){{0,4}}?{_DEVICE}(?![\w-])"
     rf"[^?]{{0,50}} {_SENT}[.!]?$",
     # Get Outlook for iOS      Holen Sie sich Outlook für Android      Get [Outlook for Android](https://aka.ms/example)
-    rf"(?:get|holen sie sich|hol dir|laden sie) \[?outlook (?:for|für|fuer) [^\s.?]{{1,20}}{_LINK}[\s.]*$",
+    rf"(?:get|holen sie sich|hol dir|laden sie) \[?outlook (?:for|für|fuer) [^\s.?\]<(]{{1,20}}{_LINK}[\s.]*$",
     # From My Iphone 6      Sent via mobile      Sent with Airmail
     r"(?:from|von) (?:my|meinem) (?:mobile|iphone|ipad|blackberry|handy|android)(?: \w{1,12})?[.!]?$",
     # Envoyé depuis mon iPhone      Sendt fra min iPad      Inviato da iPhone      Verstuurd vanaf mijn iPad

@@ -13,10 +13,16 @@ _SALUTATION = pattern(
     # Sehr geehrte Damen und Herren,      Sehr geehrter Herr Dr. Muster!      S. g. Frau Beispiel,
     rf"\s*(?:sehr geehrte[rs]?|s\. ?g\.|sg\.?|werte[rs]?|liebe[rs]?){_WHOM}[ \t]*[,!.:]+\s*",
     rf"\s*(?:sehr geehrte[rs]?|liebe[rs]?){_WHOM}[ \t]*\n\s*",
-    # Hallo Frau Muster,      Guten Tag      Hi,      Moin zusammen!      Dear Sir or Madam,      To whom it may concern:
+    # Hallo Frau Muster,      Guten Tag      Hi,      Moin zusammen!      Dear Sir or Madam,
     r"\s*(?:hallo|hi|hey|moin(?: moin)?|servus|grüezi|grüß gott|(?:schönen )?guten (?:tag|morgen|abend)|dear|hello"
     rf"|good (?:morning|afternoon|evening)|to whom it may concern)(?!\w){_WHOM}[ \t]*(?:[,!.:]+\s*|\n\s*)",
 )
+
+
+def is_salutation(text: str) -> bool:
+    """Whether a line is a salutation and nothing else."""
+    match = _SALUTATION.match(f"{text}\n")
+    return match is not None and match.end() > len(text)
 
 
 def greeting_edits(text: str) -> list[Removed]:

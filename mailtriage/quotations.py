@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mailtriage.attributions import attribution_at, has_verb
+from mailtriage.greetings import is_salutation
 from mailtriage.header_blocks import header_block_at, is_heading, next_text
 from mailtriage.mail_lines import Line
 from mailtriage.patterns import any_of, pattern
@@ -170,6 +171,9 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
         _mark(lines, head.start, head.stop, ("quote", head.rule))  # the client's answers stand below
         return head.stop
     if not head.strong:
+        return head.stop
+    if head.rule == "attribution" and own and all(is_salutation(line.text) for line in own):
+        _mark(lines, head.start, head.stop, ("quote", head.rule))  # the client goes on below what it answers
         return head.stop
     _mark(lines, head.start, len(lines), ("quote", head.rule))
     return len(lines)

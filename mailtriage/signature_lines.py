@@ -24,6 +24,8 @@ _CONTACT = pattern(
     rf"(?=[^|•·]{{0,80}}[|•·])[^?!]{{0,100}}(?:{_ADDRESS_OR_SITE}|www\.\S{{3,60}}"
     rf"|\+?\d[\d\s()/.-]{{6,20}})[^?!]{{0,80}}$",
 )
+# https://example.org      www.example.org/kurs
+_LINK = pattern(r"<?(?:https?://|www\.)\S{1,200}$|[a-z0-9-]{2,40}\.(?:de|com|at|ch|net|org|eu)(?:/\S{0,60})?$")
 _PLACE = pattern(
     # Hauptstraße 12      Am Markt 3a, 80331 München      221B Baker Street
     r"[^\W\d_][\w .'-]{0,40}(?:stra(?:ß|ss)e|str\.?|weg|platz|allee|gasse|ring|damm|ufer|markt|hof|chaussee|stieg"
@@ -85,6 +87,11 @@ _SENTENCE = pattern(
 def is_contact(text: str) -> bool:
     """Whether a line is a phone number, an address on the net, or both."""
     return _CONTACT.match(text) is not None
+
+
+def is_link(text: str) -> bool:
+    """Whether a line is an address on the web, which may as well be something to look at."""
+    return _LINK.match(text) is not None
 
 
 def is_detail(text: str) -> bool:

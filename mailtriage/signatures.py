@@ -14,6 +14,7 @@ from mailtriage.signature_lines import (
     is_contact,
     is_detail,
     is_kept,
+    is_link,
     is_postscript,
     is_prose,
     is_signature_line,
@@ -181,13 +182,15 @@ def _cut_contact_block(lines: Sequence[Line]) -> None:
 
 def _is_contact_block(block: Sequence[Line], before: str) -> bool:
     texts = [line.text for line in block]
-    if len(texts) < 3 or any(len(text) > LONGEST_LINE for text in texts) or not is_name(texts[0]):
+    if len(texts) < 3 or any(len(text) > LONGEST_LINE for text in texts):
+        return False
+    if not is_name(texts[0]) or texts[0].endswith(":"):
         return False
     if _INTRODUCES.search(before):
         return False
     details = sum(is_detail(text) for text in texts)
     plain = all(is_signature_line(text) or is_kept(text) or _RULE.match(text) for text in texts)
-    return plain and details >= 2 and any(is_contact(text) for text in texts)
+    return plain and details >= 2 and any(is_contact(text) and not is_link(text) for text in texts)
 
 
 def _cut_imprint_at_end(lines: Sequence[Line]) -> None:
