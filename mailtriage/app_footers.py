@@ -49,8 +49,8 @@ _APP_FOOTER = pattern(
 # Gesendet von meinem Konto wurden 500 EUR: somebody speaks
 _SPEAKS_OF_SENDING = pattern(
     r"\b(?:wurden|ist|sind|war|hab\w*|hatt?e\w*|konto|depot|bank|fax|brief|einschreiben|post|desk|büro|ich|wir|sie"
-    r"|ihnen|leider|nicht"
-    r"|is|was|were|have|but|not|i|we|you|yet|amount|account)\b"
+    r"|ihnen|leider|nicht|kein\w{0,2}|seit|weil|aber|dass?|mehr|kam|kommt|kann|geht|funktioniert"
+    r"|is|was|were|have|but|not|i|we|you|yet|amount|account|that|which|can|does)\b"
 )
 # Holen Sie sich Outlook      This message was sent from
 _POLITE = pattern(r"holen sie sich|laden sie|this (?:e-?mail|mail|message) was")
