@@ -32,6 +32,8 @@ _APP_FOOTER = pattern(
     rf"{_DEVICE}(?![\w-])(?:{_LINK} ?[^.?]{{0,60}}[.!]?[^.?]{{0,40}}|[^.?<(]{{0,30}}{_LINK})$",
     # Von meinem Samsung Galaxy Smartphone gesendet.      Von unterwegs gesendet
     rf"[-–—_* (]{{0,6}}von (?:meinem|meiner|unterwegs|mobil|einem)(?: \S{{1,25}}){{0,4}}? {_SENT}[.!)*_ ]{{0,4}}$",
+    # Gesendet: von unterwegs, bitte Tippfehler entschuldigen
+    rf"[-–—_* (]{{0,6}}{_SENT}:? (?:von )?unterwegs[^?]{{0,60}}$",
     # Von Yahoo Mail auf Android gesendet
     rf"[-–—_* (]{{0,6}}von (?:[^\s,.]{{1,20}} ){{0,2}}?{_DEVICE}(?![\w-])[^.?]{{0,40}} {_SENT}[.!)*_ ]{{0,4}}$",
     # Diese Nachricht wurde von meinem Android-Mobiltelefon mit K-9 Mail gesendet.

@@ -48,10 +48,10 @@ _FROM_PLACE = pattern(
     r"\s*(?:aus|vom|von|from)\s+(?:(?:dem|der|den|the|sunny"
     r"|sonnigen)\s+){0,2}[^\W\d_]+(?:[ /-][^\W\d_]+){0,2}\s*[,.!]{0,2}$"
 )
-_NAME_WORD = re.compile(r"(?:[^\W\d_a-zäöüß][\w'’.-]*|von|van|de|der|zu|und|and|&|\+|[a-z]\.)$")
+_NAME_WORD = re.compile(r"(?:[^\W\d_a-zäöüß][\w'’.-]*|von|van|de|der|zu|und|and|family|&|\+|[a-z]\.)$")
 _AROUND_NAME = " ,.!*_()[]\"'/\\|-–—:;"
 
-_SHORT = pattern(r"(?:[lvb]\.?g\.?|best|br|yours|salut|saluti|cheers) \w")
+_SHORT = pattern(r"(?:[lvb]\.?g\.?|best|br|yours|salut|saluti|cheers) (?!regards|wishes|greet)\w")
 _NO_NAMES = frozenset(
     "an und von bitte für fuer aus to for price possible way case ist the of in im am zu zur zum mit wie die".split()
 )

@@ -38,9 +38,10 @@ _WORDS = (
         r"adressat|empfänger|empfaenger|intended (?:recipient|only|solely|for)|solely for|ausschlie(?:ß|ss)lich für d"
     ),
     pattern(r"nicht der (?:richtige|beabsichtigte|vorgesehene)|irrtümlich|irrtuemlich|in error|not the intended"),
-    pattern(r"unbefugt|nicht gestattet|unauthori[sz]ed|prohibited|weitergabe|disclos|untersagt"),
+    pattern(r"unbefugt|nicht gestattet|unauthori[sz]ed|prohibited|weitergabe|disclos|untersagt|unzulässig"),
     pattern(r"vernichten|löschen sie|loeschen sie|delete (?:it|this)|notify the sender|informieren sie"),
     pattern(r"haftung|liab|rechtsverbindlich|verbindlich"),
+    pattern(r"schriftliche[nr]? bestätigung|schriftform|confirmed in writing"),
     pattern(r"viren|virus|manipul|verfälscht"),
     pattern(r"datenschutz|personenbezogen|art\. 13|dsgvo|gdpr"),
 )

@@ -100,8 +100,14 @@ def cut_quotations(lines: Sequence[Line], forwarded: bool) -> None:
             enough = ENOUGH_FORWARDED_WORDS
         elif line.quoted and line.cut is None:
             position = _cut_quoted(lines, position)
+        elif line.indented and line.own and is_salutation(line.text) and _has_words(lines[:position]):
+            position = _cut_quoted(lines, position, indented=True)  # a letter in <blockquote> below the client's words
         else:
             position += 1
+
+
+def _has_words(lines: Sequence[Line]) -> bool:
+    return any(line.own and not line.quoted and not is_salutation(line.text) for line in lines)
 
 
 def newest_message(lines: Sequence[Line]) -> list[Line]:

@@ -96,8 +96,11 @@ def is_link(text: str) -> bool:
 
 def is_detail(text: str) -> bool:
     """Whether a line is a contact, address, company or title line."""
-    if is_contact(text) or _PLACE.match(text):
-        return True
+    return is_contact(text) or _PLACE.match(text) is not None or is_company(text)
+
+
+def is_company(text: str) -> bool:
+    """Whether a line is a company or a title."""
     return len(text.split()) <= 9 and _POSITION.search(text) is not None and not speaks(text)
 
 

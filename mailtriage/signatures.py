@@ -11,6 +11,7 @@ from mailtriage.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
 from mailtriage.mail_lines import Line, paragraphs
 from mailtriage.patterns import pattern
 from mailtriage.signature_lines import (
+    is_company,
     is_contact,
     is_detail,
     is_kept,
@@ -56,12 +57,14 @@ def cut_signatures(lines: Sequence[Line], lowered: str) -> None:
     `lowered` is the whole mail in small letters.
     """
     may_refer = any(word in lowered for word in _REFERRING)
-    if not may_refer or not any(line.own and _refers_to_signature(line.text) for line in lines):
+    refers = may_refer and any(line.own and _refers_to_signature(line.text) for line in lines)
+    if not refers:
         _cut_elements(lines)
         _cut_below_delimiter(lines)
         _cut_below_closings(lines)
         _cut_contact_block(lines)
-    _cut_imprint_at_end(lines)
+    if _cut_imprint_at_end(lines) and not refers:
+        _cut_contact_block(lines)
     _cut_rules_at_end(lines)
 
 
@@ -175,16 +178,28 @@ def _cut_contact_block(lines: Sequence[Line]) -> None:
     """Last paragraphs without a closing: a name, at least two details, and among them a way to reach somebody."""
     blocks = list(paragraphs(lines))
     while len(blocks) > 1 and _is_contact_block(blocks[-1], blocks[-2][-1].text[-200:]):
-        for line in blocks.pop():
-            if not is_kept(line.text):
-                line.cut = ("signature", "contact_block")
+        _cut_contacts(blocks.pop())
+        while len(blocks) > 1 and _is_name_above(blocks[-1]) and not _INTRODUCES.search(blocks[-2][-1].text[-200:]):
+            _cut_contacts(blocks.pop())
+
+
+def _cut_contacts(block: Sequence[Line]) -> None:
+    for line in block:
+        if not is_kept(line.text):
+            line.cut = ("signature", "contact_block")
+
+
+def _is_name_above(block: Sequence[Line]) -> bool:
+    """A name, perhaps with a title, that stands in a paragraph of its own above contact details."""
+    texts = [line.text for line in block]
+    return len(texts) <= 2 and is_name(texts[0]) and len(texts[0].split()) > 1 and all(map(is_signature_line, texts))
 
 
 def _is_contact_block(block: Sequence[Line], before: str) -> bool:
     texts = [line.text for line in block]
     if len(texts) < 3 or any(len(text) > LONGEST_LINE for text in texts):
         return False
-    if not is_name(texts[0]) or texts[0].endswith(":"):
+    if not (is_name(texts[0]) or is_company(texts[0])) or texts[0].endswith(":"):
         return False
     if _INTRODUCES.search(before):
         return False
@@ -193,15 +208,19 @@ def _is_contact_block(block: Sequence[Line], before: str) -> bool:
     return plain and details >= 2 and any(is_contact(text) and not is_link(text) for text in texts)
 
 
-def _cut_imprint_at_end(lines: Sequence[Line]) -> None:
-    """Imprints are cut only from the end of the client's words upwards, and not where a colon announces them."""
+def _cut_imprint_at_end(lines: Sequence[Line]) -> bool:
+    """Imprints are cut only from the end of the client's words upwards, and not where a colon announces them.
+
+    Returns whether any was.
+    """
     blocks = list(paragraphs(lines))
     for position in range(len(blocks) - 1, -1, -1):
         block = blocks[position]
         announced = position > 0 and blocks[position - 1][-1].text.endswith(":")
         if announced or not is_imprint(block) or not all(is_signature_line(line.text) for line in block):
-            return
+            return position < len(blocks) - 1
         cut_imprint(block)
+    return bool(blocks)
 
 
 def _cut_rules_at_end(lines: Sequence[Line]) -> None:
