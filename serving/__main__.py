@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mailtriage.errors import MailtriageError
 from serving.routes import BUNDLE_DIGEST, MODEL_NAME, MODEL_VERSION
+
+if TYPE_CHECKING:
+    from mailtriage.bundle import Bundle
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -82,15 +85,13 @@ def predictor(
     request_timeout: TimeoutOption = 30.0,
 ) -> None:
     """Serve the model: token ids in, logits out."""
-    from serving.logs import configure_logging
-
-    configure_logging("predictor")
+    opened = _open_bundle(bundle, "predictor")
     from serving.predictor import Predictor
     from serving.server import MailModelServer, ServerSettings
 
-    model = Predictor.open(
+    model = Predictor.load_bundle(
         model_name,
-        bundle,
+        opened,
         threads=threads,
         token_budget=token_budget,
         queue_limit=queue_limit,
@@ -116,17 +117,25 @@ def transformer(
     request_timeout: TimeoutOption = 30.0,
 ) -> None:
     """Serve mails: clean and tokenise, ask the predictor, decode."""
-    from serving.logs import configure_logging
-
-    configure_logging("transformer")
+    opened = _open_bundle(bundle, "transformer")
     from serving.server import MailModelServer, ServerSettings
     from serving.transformer import Transformer, TransformerSettings
 
     limits = TransformerSettings(max_mails=max_batch, timeout=request_timeout)
-    model = Transformer.open(model_name, bundle, predictor_host, limits)
+    model = Transformer.load_bundle(model_name, opened, predictor_host, limits)
     headers = {MODEL_VERSION: model.model_version}
     settings = ServerSettings(host, http_port, grpc_port, max_body, answer_headers=headers, model=model_name)
     MailModelServer(settings).start([model])
+
+
+def _open_bundle(path: Path, role: str) -> Bundle:
+    """Open the bundle before KServe is imported, which takes seconds: a bad bundle is said at once."""
+    from mailtriage.bundle import Bundle
+    from serving.logs import configure_logging
+
+    opened = Bundle.open(path)
+    configure_logging(role)
+    return opened
 
 
 def main() -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import InferRequest, Model
 
 from mailtriage.bundle import Bundle
 from mailtriage.features import TokenIds
 from mailtriage.inference import Engine, OnnxEngine
-from serving.batching import Logits, MicroBatcher
+from serving.batching import MicroBatcher
 from serving.cpu import cpu_limit
 from serving.metrics import BUNDLE
 from serving.refusals import bad_request
-from serving.tensors import read_numbers
+from serving.routes import REQUEST_ID
+from serving.tensors import read_numbers, tensor_answer
 
 logger = logging.getLogger("serving.predictor")
 
@@ -51,11 +51,10 @@ class Predictor(Model):
         BUNDLE.labels(bundle.model_version, bundle.taxonomy.version, bundle.digest[:12]).set(1)
 
     @classmethod
-    def open(
-        cls, name: str, path: str | Path, *, threads: int | None, token_budget: int, queue_limit: int, timeout: float
+    def load_bundle(
+        cls, name: str, bundle: Bundle, *, threads: int | None, token_budget: int, queue_limit: int, timeout: float
     ) -> Predictor:
-        """Open the bundle at `path` and warm its engine up; raises what `Bundle.open` raises."""
-        bundle = Bundle.open(path)
+        """Load the bundle's engine and warm it up; `threads` is the CPU limit by default."""
         threads = threads or cpu_limit()
         engine = OnnxEngine(bundle, threads)
         warm_up(engine, int(bundle.manifest["max_tokens"]))
@@ -110,15 +109,7 @@ class Predictor(Model):
         self, result: Any, headers: dict[str, str] | None = None, response_headers: Any = None
     ) -> Any:
         request, logits = result
-        return InferResponse(
-            request.id or (headers or {}).get("x-request-id", ""),
-            self.name,
-            [_tensor(task, values) for task, values in logits.items()],
-            model_version=self.model_version,
-            parameters=dict(self._parameters),
-            use_binary_outputs=bool(request.use_binary_outputs),
-            requested_outputs=request.request_outputs,
-        )
+        return tensor_answer(request, logits, (headers or {}).get(REQUEST_ID, ""), self._parameters)
 
     def _matrix(self, request: InferRequest, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         tensor = request.get_input_by_name(name)
@@ -152,7 +143,3 @@ def warm_up(engine: Engine, max_tokens: int) -> None:
     for mails, tokens in (*WARM_UP_SHAPES, (1, max_tokens)):
         shape = (mails, min(tokens, max_tokens))
         engine.forward(np.ones(shape, dtype=np.int64), np.ones(shape, dtype=np.int64))
-
-
-def _tensor(name: str, values: Logits) -> InferOutput:
-    return InferOutput(name, list(values.shape), "FP32", data=np.ascontiguousarray(values, dtype=np.float32))

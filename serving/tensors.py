@@ -67,14 +67,13 @@ def read_numbers(tensor: InferInput, datatype: str) -> np.ndarray[Any, Any]:
     """
     if tensor.datatype != datatype:
         raise bad_request("wrong_type", f"expected tensor '{tensor.name[:64]}' to be {datatype}")
+    misfit = bad_request("wrong_shape", f"the values of '{tensor.name[:64]}' do not fit its datatype and shape")
+    if any(size < 0 for size in tensor.shape):
+        raise misfit
     try:
-        if any(size < 0 for size in tensor.shape):
-            raise ValueError
         return tensor.as_numpy()
     except (ValueError, TypeError, OverflowError):
-        raise bad_request(
-            "wrong_shape", f"the values of '{tensor.name[:64]}' do not fit its datatype and shape"
-        ) from None
+        raise misfit from None
 
 
 def read_texts(tensor: InferInput) -> list[Any]:
@@ -163,15 +162,28 @@ def mail_answer(
     A record that cannot be used has decision `error`, empty labels and confidence 0.
     """
     scores = {task: [answer.get("labels", {}).get(task, {}) for answer in answers] for task in tasks}
-    outputs = [
-        _texts("id", [answer["id"] or "" for answer in answers]),
-        _texts("decision", [answer.get("decision", "error") for answer in answers]),
-        *(_texts(task, [score.get("label", "") for score in scores[task]]) for task in tasks),
-        _texts("prediction", [orjson.dumps(answer).decode() for answer in answers]),
-    ]
+    columns = {
+        "id": _texts([answer["id"] or "" for answer in answers]),
+        "decision": _texts([answer.get("decision", "error") for answer in answers]),
+        **{task: _texts([score.get("label", "") for score in scores[task]]) for task in tasks},
+        "prediction": _texts([orjson.dumps(answer).decode() for answer in answers]),
+    }
     for task in tasks:
-        values = np.asarray([score.get("confidence", 0.0) for score in scores[task]], dtype=np.float32)
-        outputs.append(InferOutput(f"{task}_confidence", [len(values)], "FP32", data=values))
+        confidences = [score.get("confidence", 0.0) for score in scores[task]]
+        columns[f"{task}_confidence"] = np.asarray(confidences, dtype=np.float32)
+    return tensor_answer(request, columns, request_id, parameters)
+
+
+def tensor_answer(
+    request: InferRequest, columns: Mapping[str, np.ndarray[Any, Any]], request_id: str, parameters: Mapping[str, str]
+) -> InferResponse:
+    """A V2 answer: float arrays become FP32 tensors, arrays of texts BYTES, binary where the request wants that."""
+    outputs = []
+    for name, values in columns.items():
+        datatype = "BYTES" if values.dtype == np.object_ else "FP32"
+        outputs.append(InferOutput(name, list(values.shape), datatype, data=np.ascontiguousarray(values)))
+        if request.from_grpc:  # KServe 0.21 stumbles over arrays on the way to gRPC
+            outputs[-1].set_data_from_numpy(outputs[-1].data, binary_data=True)
     return InferResponse(
         request.id or request_id,
         request.model_name,
@@ -183,7 +195,7 @@ def mail_answer(
     )
 
 
-def _texts(name: str, values: Sequence[str]) -> InferOutput:
+def _texts(values: Sequence[str]) -> np.ndarray[Any, Any]:
     tensor = np.empty(len(values), dtype=np.object_)
     tensor[:] = values
-    return InferOutput(name, [len(values)], "BYTES", data=tensor)
+    return tensor

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kserve import InferRequest, Model
@@ -60,9 +59,8 @@ class Transformer(Model):
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
     @classmethod
-    def open(cls, name: str, path: str | Path, predictor: str, settings: TransformerSettings) -> Transformer:
-        """Open the bundle at `path`; raises what `Bundle.open` raises."""
-        bundle = Bundle.open(path)
+    def load_bundle(cls, name: str, bundle: Bundle, predictor: str, settings: TransformerSettings) -> Transformer:
+        """Load the bundle's tokenizer, taxonomy and thresholds; `predictor` is `HOST` or `HOST:PORT`."""
         client = PredictorClient(predictor, name, bundle.model_version, bundle.digest)
         transformer = cls(name, Triage.from_bundle(bundle), bundle.taxonomy.task_ids, client, settings)
         transformer._prepare([Email("warm-up", "warm-up", "warm-up")])

@@ -135,6 +135,14 @@ def stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     stop_stack(served)
 
 
+@pytest.fixture(scope="module")
+def hurt_stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A stack whose processes are killed; each test leaves it ready again."""
+    served = start_stack(bundle_path, tmp_path_factory.mktemp("hurt"))
+    yield served
+    stop_stack(served)
+
+
 @pytest.fixture
 def own_stack(bundle_path: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Starts stacks of the test's own, for those who break them."""

@@ -37,8 +37,8 @@ def answers_until(stack, wanted, seconds=60):
     raise AssertionError(f"no {wanted} within {seconds} s, but {[answer.status_code for answer in seen][-5:]}")
 
 
-def test_a_killed_predictor_gives_503_and_comes_back(own_stack):
-    stack = own_stack()
+def test_a_killed_predictor_gives_503_and_comes_back(hurt_stack):
+    stack = hurt_stack
     before = stack.predict([MAIL])
 
     stack.part("predictor").kill()
@@ -56,8 +56,8 @@ def test_a_killed_predictor_gives_503_and_comes_back(own_stack):
 
 
 @pytest.mark.parametrize("name", ["transformer", "gateway"])
-def test_a_killed_front_process_comes_back(own_stack, name):
-    stack = own_stack()
+def test_a_killed_front_process_comes_back(hurt_stack, name):
+    stack = hurt_stack
     before = stack.predict([MAIL])
     killed = stack.part(name)
 
@@ -69,8 +69,8 @@ def test_a_killed_front_process_comes_back(own_stack, name):
     assert stack.part(name).pid != killed.pid
 
 
-def test_under_load_each_accepted_request_gets_its_own_answer_or_an_honest_refusal(own_stack):
-    stack = own_stack()
+def test_under_load_each_accepted_request_gets_its_own_answer_or_an_honest_refusal(hurt_stack):
+    stack = hurt_stack
     outcomes: list[tuple[str, int, list[str]]] = []
     stop = threading.Event()
 
