@@ -3,7 +3,7 @@
     uv venv /tmp/peers
     uv pip install --python /tmp/peers/bin/python mail-parser-reply quotequail unquotemail email-reply-parser \\
         email-reply-extractor talon-main regex setuptools
-    /tmp/peers/bin/python benchmarks/cleaning.py [--pairs PAIRS.jsonl.gz] [--json FILE]
+    /tmp/peers/bin/python benchmarks/cleaning.py [--pairs PAIRS.jsonl.gz] [--bulk MAILS] [--json FILE]
 
 Runs on our own fixtures, and on `--pairs` (rows with `id`, `kind`, `raw` and `expected`) where that file is given.
 Cleaning itself needs the standard library only, so a venv that holds nothing but the peers will do; a peer that is not
@@ -12,7 +12,8 @@ them. `talon-main` is the release of talon that installs today.
 
 Columns: mails that match exactly after white-space normalisation; the share of the client's words that was lost; the
 share of the words left that are not the client's; mails emptied that should not be; milliseconds a mail (best of three
-runs, one core); and the mail that came out worst.
+runs, one core); and the mail that came out worst. `--bulk` also cleans a file of so many mails, made by repeating our
+fixtures, with one process and with all cores.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import platform
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from mailtriage.bulk_cleaning import clean_file  # noqa: E402
 from mailtriage.cleaning import clean  # noqa: E402
 from mailtriage.html_text import is_html, visible_text  # noqa: E402
 from mailtriage.mime import read_message  # noqa: E402
@@ -255,6 +259,24 @@ def timed(cleaner: Cleaner, mails: list[Mail]) -> float:
     return 1000 * (time.process_time() - start)
 
 
+def bulk(count: int) -> dict[str, float]:
+    """Mails a second for a file of `count` mails, reading and writing included, by number of processes."""
+    mails = list(fixtures())
+    rates = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "mails.jsonl")
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(count):
+                mail = mails[number % len(mails)]
+                record = {"id": f"{mail.id}-{number}", "subject": mail.subject, "body": mail.body}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for processes in sorted({1, os.cpu_count() or 1}):
+            start = time.perf_counter()
+            clean_file(path, Path(folder, "clean.jsonl"), processes=processes)
+            rates[str(processes)] = count / (time.perf_counter() - start)
+    return rates
+
+
 def show(title: str, scores: list[Score]) -> None:
     """Print a table."""
     print(f"\n{title} ({scores[0].mails} mails)\n")
@@ -270,6 +292,7 @@ def show(title: str, scores: list[Score]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare cleaning with its peers.")
     parser.add_argument("--pairs", type=Path, help="a file of pairs, .jsonl.gz")
+    parser.add_argument("--bulk", type=int, metavar="MAILS", help="also clean a file of so many mails")
     parser.add_argument("--json", type=Path, help="write the scores here")
     arguments = parser.parse_args()
     sets: dict[str, list[Mail]] = {"our fixtures": list(fixtures())}
@@ -292,6 +315,11 @@ def main() -> None:
         print("\nPairs whose expectation is not what our contract wants:\n")
         for identifier, reason in CONTRADICTIONS.items():
             print(f"- `{identifier}` {reason}")
+    if arguments.bulk:
+        results["bulk"] = bulk(arguments.bulk)
+        print(f"\nA file of {arguments.bulk} mails:\n")
+        for processes, rate in results["bulk"].items():
+            print(f"- {processes} process(es): {rate:,.0f} mails a second")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 

@@ -178,8 +178,8 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
         return head.stop
     if not head.strong:
         return head.stop
-    if head.rule == "attribution" and own and all(is_salutation(line.text) for line in own):
-        _mark(lines, head.start, head.stop, ("quote", head.rule))  # the client goes on below what it answers
+    if head.rule == "attribution" and all(is_salutation(line.text) for line in own):
+        _mark(lines, head.start, head.stop, ("quote", head.rule))  # nothing above: the client's words are below
         return head.stop
     _mark(lines, head.start, len(lines), ("quote", head.rule))
     return len(lines)

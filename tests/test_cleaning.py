@@ -71,16 +71,18 @@ def test_a_body_without_words_gives_an_empty_text(body: str) -> None:
             "Diese E-Mail ist vertraulich. Weitergabe ist nicht gestattet.",
             "Diese E-Mail ist vertraulich. Weitergabe ist nicht gestattet.",
         ),
-        (
-            "Am 12.03.2024 um 10:11 schrieb Max <max@example.org>:\n\nBitte das Depot schließen.",
-            "Bitte das Depot schließen.",
-        ),
     ],
 )
 def test_if_everything_would_go_the_best_block_stays_and_is_marked(body: str, text: str) -> None:
     cleaned = clean(body)
 
     assert (cleaned.text, cleaned.kept_as_last_resort) == (text, True)
+
+
+def test_below_an_attribution_at_the_top_stand_the_clients_words() -> None:
+    body = "Am 12.03.2024 um 10:11 schrieb Max <max@example.org>:\n\nBitte das Depot schließen.\n\n> alt"
+
+    assert clean(body).text == "Bitte das Depot schließen."
 
 
 def test_a_mail_with_words_of_its_own_is_no_last_resort() -> None:
