@@ -1,4 +1,4 @@
-"""The model registry in MLflow: training registers a version, a person approves it, serving fetches the approved one."""
+"""The model registry in MLflow: training registers a version, a person approves it, serving fetches that one."""
 
 from __future__ import annotations
 
