@@ -128,6 +128,23 @@ def transformer(
     MailModelServer(settings).start([model])
 
 
+@app.command()
+def mock(
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8080,
+    host: HostOption = "127.0.0.1",
+    taxonomy: Annotated[Path, typer.Option("--taxonomy", help="Where labels come from.")] = Path("taxonomy.yaml"),
+    max_batch: MaxBatchOption = 256,
+    max_body: MaxBodyOption = 8 * 2**20,
+) -> None:
+    """Stand in for the gateway while building against it: same routes, made-up labels, no bundle."""
+    from serving.logs import configure_logging
+
+    configure_logging("mock")
+    from serving.mock import run_mock
+
+    run_mock(host, port, taxonomy, max_mails=max_batch, max_body=max_body)
+
+
 def _open_bundle(path: Path, role: str) -> Bundle:
     """Open the bundle before KServe is imported, which takes seconds: a bad bundle is said at once."""
     from mailtriage.bundle import Bundle

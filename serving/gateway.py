@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.refusals import error_body
+from serving.refusals import body_too_large, error_body, unauthorized
 from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
 
 _V3 = "type.googleapis.com/envoy.extensions"
@@ -149,11 +149,10 @@ def _cluster(settings: GatewaySettings) -> dict[str, Any]:
 
 def _local_replies(settings: GatewaySettings) -> dict[str, Any]:
     """What Envoy itself refuses, in the shape of every other refusal."""
-    too_large = f"a request may have {settings.max_body} bytes; send the mails in several requests"
     replies = {
-        401: error_body("unauthorized", f"expected a valid key in the header '{API_KEY}'"),
+        401: unauthorized().body,
         404: error_body("not_found", "there is no such route"),
-        413: error_body("body_too_large", too_large, limit=settings.max_body),
+        413: body_too_large(settings.max_body).body,
         503: error_body("unavailable", "the service cannot be reached; send the request again"),
         504: error_body("timeout", "no answer in time; send the request again"),
     }

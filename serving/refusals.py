@@ -13,6 +13,8 @@ from typing import Any
 from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
 
+from serving.routes import API_KEY
+
 GRPC_STATUS = {
     HTTPStatus.BAD_REQUEST: StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: StatusCode.INVALID_ARGUMENT,
@@ -69,6 +71,10 @@ def error_body(code: str, message: str, **detail: Any) -> dict[str, Any]:
 
 def bad_request(code: str, message: str) -> Refused:
     return Refused(HTTPStatus.BAD_REQUEST, code, message)
+
+
+def unauthorized() -> Refused:
+    return Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", f"expected a valid key in the header '{API_KEY}'")
 
 
 def unsupported(message: str) -> Refused:
