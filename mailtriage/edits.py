@@ -55,8 +55,14 @@ def compose(first: Sequence[Removed], second: Sequence[Removed]) -> list[Removed
             inside.append(pieces[position][2])
             shift = inside[-1].end - pieces[position][1]
             position += 1
+        if not inside and not shift:
+            composed.append(edit)
+            continue
         whole = Removed(edit.kind, edit.rule, start, edit.end + shift, edit.replacement)
-        composed.extend(_around(whole, inside) if edit.kind == "whitespace" and inside else (whole,))
+        if edit.kind == "whitespace" and inside:
+            composed.extend(_around(whole, inside))
+        else:
+            composed.append(whole)
     composed.extend(piece[2] for piece in pieces[position:])
     return list(merged(composed))
 
@@ -78,19 +84,27 @@ def _around(whole: Removed, inside: Sequence[Removed]) -> Iterator[Removed]:
 
 def merged(edits: Iterable[Removed]) -> Iterator[Removed]:
     """Join neighbours of the same kind and rule, and an insertion with the edit that it touches."""
-    last: Removed | None = None
+    run: list[Removed] = []  # touching edits that become one
     for edit in edits:
         if edit.start == edit.end and not edit.replacement:
             continue
-        same = last is not None and (last.kind, last.rule) == (edit.kind, edit.rule)
-        if last is not None and last.end == edit.start and (same or edit.start == edit.end):
-            last = Removed(last.kind, last.rule, last.start, edit.end, last.replacement + edit.replacement)
-            continue
-        if last is not None:
-            yield last
-        last = edit
-    if last is not None:
-        yield last
+        if run and run[-1].end == edit.start:
+            first = run[0]
+            if edit.start == edit.end or (first.rule == edit.rule and first.kind == edit.kind):
+                run.append(edit)
+                continue
+        if run:
+            yield _joined(run)
+        run = [edit]
+    if run:
+        yield _joined(run)
+
+
+def _joined(run: Sequence[Removed]) -> Removed:
+    if len(run) == 1:
+        return run[0]
+    first = run[0]
+    return Removed(first.kind, first.rule, first.start, run[-1].end, "".join(edit.replacement for edit in run))
 
 
 # An edit with where its replacement stands in the text after it: start, end, edit.

@@ -142,6 +142,9 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.edits: list[Removed] = []
+        self.run: tuple[str, str] | None = None  # kind and rule of the tags just read, which become one edit
+        self.run_start, self.run_end = -1, -1
+        self.run_text: list[str] = []
         self.containers: list[Container] = []
         self.length = 0  # of the text so far
         self.breaks = 2  # line breaks at the end of the text so far; at the start, none are wanted
@@ -160,6 +163,7 @@ class _Reader:
             for kind, rule, start in reversed(stack):
                 if kind and kind != "hidden":  # an element that never closes hides nothing
                     self.containers.append(Container(kind, rule, start, self.length))
+        self.flush()
         edits = list(merged(self.edits))
         return VisibleText(apply_edits(source, edits), edits, self.containers)
 
@@ -258,9 +262,19 @@ class _Reader:
         return end
 
     def edit(self, kind: str, rule: str, start: int, end: int, text: str) -> None:
-        self.edits.append(Removed(kind, rule, start, end, text))
+        if self.run_end != start or self.run != (kind, rule):
+            self.flush()
+            self.run, self.run_start = (kind, rule), start
+        self.run_end = end
         if text:
+            self.run_text.append(text)
             self.grown(text)
+
+    def flush(self) -> None:
+        """Note the run of neighbouring tags that has just ended as one edit."""
+        if self.run is not None:
+            self.edits.append(Removed(*self.run, self.run_start, self.run_end, "".join(self.run_text)))
+            self.run, self.run_end, self.run_text = None, -1, []
 
     def grown(self, text: str) -> None:
         self.length += len(text)

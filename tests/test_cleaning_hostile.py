@@ -38,6 +38,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "entities": lambda size: "<p>" + "&uuml;&nbsp;" * (size // 12),
     "nested entities": lambda size: "<p>" + "&" + "amp;" * (size // 4) + "lt;p&gt;",
     "entities that become tags": lambda size: "".join(f"&{'amp;' * n}lt;p>" for n in range(int((size / 2) ** 0.5))),
+    "breaks": lambda size: "<br>" * (size // 4),
     "pre": lambda size: "<pre>" + "a \n" * (size // 3),
     "attributions": lambda size: "Am 12.03.2024 um 10:11 schrieb\n" * (size // 31),
     "open attributions": lambda size: "On Tue, 12 Mar 2024, Max <max@example.org\n" * (size // 42),
