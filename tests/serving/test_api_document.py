@@ -1,0 +1,175 @@
+"""What docs/api.md and serving/openapi.yaml say is what the servers do, and so does the stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from serving.routes import public_routes
+from serving.supervisor import _free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+OPENAPI = yaml.safe_load((ROOT / "serving/openapi.yaml").read_text(encoding="utf-8"))
+V1 = "/v1/models/mailtriage:predict"
+V2 = "/v2/models/mailtriage/infer"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def mock():
+    port = _free_port("127.0.0.1")
+    command = [sys.executable, "-m", "serving", "mock", "--port", str(port), "--max-batch", "40"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(address)
+            yield address
+        finally:
+            process.terminate()
+
+
+def wait_for(address):
+    for _ in range(300):
+        try:
+            if httpx.get(f"{address}/v2/health/ready", headers={"x-api-key": "x"}, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f"{address} does not answer")
+
+
+@pytest.fixture(params=["servers", "stand-in"])
+def service(request):
+    """Address and key of the real servers, and of the stand-in."""
+    if request.param == "servers":
+        stack = request.getfixturevalue("stack")
+        return stack.gateway, stack.api_key
+    return request.getfixturevalue("mock"), "any-key"
+
+
+def environment(service):
+    return os.environ | {"MAILTRIAGE_URL": service[0], "MAILTRIAGE_API_KEY": service[1], "NO_PROXY": "127.0.0.1"}
+
+
+def post(service, path, content, **headers):
+    given = {"x-api-key": service[1], "content-type": "application/json"} | headers
+    return httpx.post(service[0] + path, json=content, headers=given, trust_env=False, timeout=60)
+
+
+def check(name, content):
+    schema = {"$ref": f"#/components/schemas/{name}", "components": OPENAPI["components"]}
+    Draft202012Validator(schema).validate(content)
+
+
+def test_the_curl_examples_run(service):
+    examples = blocks("bash")
+    assert len(examples) == 2
+
+    for example in examples:
+        done = subprocess.run(
+            ["bash", "-c", example], env=environment(service), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert '"m-1"' in done.stdout
+
+
+def test_the_python_example_runs(service):
+    (example,) = blocks("python")
+
+    done = subprocess.run(
+        [sys.executable, "-c", example], env=environment(service), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.split()[0] == "m-1"
+    assert second == "m-2 cannot be used: no_text"
+
+
+@pytest.mark.parametrize("example", blocks("json"))
+def test_the_shown_answers_fit_the_schema(example):
+    check("PredictResponse", json.loads(example))
+
+
+def test_the_openapi_document_has_the_gateways_routes():
+    described = {(method.upper(), path) for path, methods in OPENAPI["paths"].items() for method in methods}
+
+    assert described == {(route.method, route.path) for route in public_routes()}
+
+
+def test_answers_fit_the_schema(service, records):
+    answer = post(service, V1, {"instances": [*records, {"id": "x"}, 7]})
+
+    assert answer.status_code == 200
+    check("PredictResponse", answer.json())
+
+
+def test_v2_answers_fit_the_schema(service):
+    columns = {"id": ["1", "2"], "body": ["Depot", ""]}
+    inputs = [{"name": name, "datatype": "BYTES", "shape": [2], "data": data} for name, data in columns.items()]
+
+    answer = post(service, V2, {"inputs": inputs})
+
+    assert answer.status_code == 200, answer.text
+    check("InferResponse", answer.json())
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers", "status"),
+    [
+        (V1, {}, {}, 400),
+        (V2, {"inputs": 1}, {}, 400),
+        (V1, {"instances": []}, {"x-api-key": ""}, 401),
+        ("/v3", {}, {}, 404),
+        ("/v2/health/live", {}, {}, 405),
+        (V1, {"instances": [{"id": "1", "body": "x"}] * 41}, {}, 413),
+        (V1, {"instances": []}, {"content-type": "text/plain"}, 415),
+    ],
+)
+def test_refusals_fit_the_schema_and_are_documented(service, path, content, headers, status):
+    answer = post(service, path, content, **headers)
+
+    assert answer.status_code == status
+    check("Refusal", answer.json())
+    row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| {status} |"))
+    assert f"`{answer.json()['error']['code']}`" in row
+
+
+def test_every_code_in_the_source_is_documented():
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "serving").glob("*.py"))
+    codes = set(re.findall(r'(?:bad_request|unavailable)\(\s*"([a-z_]+)"', source))
+    codes |= set(re.findall(r'Refused\(HTTPStatus\.[A-Z_]+, "([a-z_]+)"', source))
+    internal = {"internal", "predictor_failed", "unknown_token", "wrong_mask"}  # ours, or between our own processes
+
+    assert codes
+    assert {code for code in codes - internal if f"`{code}`" not in DOCUMENT} == set()
+
+
+def test_the_stand_in_answers_the_same_mail_the_same_way(mock, taxonomy):
+    service = (mock, "any-key")
+    mail = {"body": "Wo ist meine Dividende?"}
+
+    first, again = post(service, V1, {"instances": [mail | {"id": "1"}, mail | {"id": "2"}]}).json()["predictions"]
+
+    assert first["labels"] == again["labels"]
+    assert taxonomy.is_valid({task: score["label"] for task, score in first["labels"].items()})
+
+
+def test_the_stand_in_reviews_a_mail_of_which_nothing_is_left(mock):
+    answer = post((mock, "any-key"), V1, {"instances": [{"id": "1", "body": "<style>p {color: red}</style>"}]})
+
+    assert answer.json()["predictions"][0]["decision"] == "review"
