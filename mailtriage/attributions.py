@@ -56,6 +56,10 @@ _STARTS = pattern(
     r"[-*_ ]{0,6}(?:(?:Am|On|Le|Op|Il|El|Em|W dniu|Dnia|Den|At|Dne)\s|\d{1,4}[-/.: ]|(?:ma|ti|ke|to|pe|la|su) \d)",
     r"[-*_ ]{0,6}(?:在|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)|[^\W\d]+, \d)",
 )
+# Ja, gern. On Tue, 12 Mar 2024, Max wrote:      the client's words stand in the same line, which stays
+_STARTS_INSIDE = pattern(
+    r"\S[\s-]+(?:On|Am) (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Mo|Di|Mi|Do|Fr|Sa|So)\w{0,8}\.?,? |\d{1,2}[. ])", flags=0
+)
 # Max Muster <max@example.org> schrieb am      "Max" <max@example.org
 _NAME_AND_ADDRESS = pattern(r"[\"'*]?[^\W\d_][^<>@]{0,80}<\s?[^<>@\s]{1,64}@|[^\s<>@]{1,64}@\S+ ")
 _ENDS_SENTENCE = re.compile(r"[^\W\d_]{5,}[.!?]$")
@@ -71,8 +75,7 @@ def has_verb(text: str) -> bool:
 def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | None:
     """The attribution that starts here: where it stops, and whether it cuts what is below it even if not quoted."""
     first = lines[position]
-    text = first.text
-    if not (_STARTS.match(text) or ("@" in text and _NAME_AND_ADDRESS.match(text)) or _ends_like_one(text)):
+    if not _may_start(first.text):
         return None
     joined, used = "", 0
     for index in range(position, min(position + MOST_LINES + 2, len(lines))):
@@ -97,6 +100,13 @@ def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | N
         if _ENDS_SENTENCE.search(text[-20:]):
             return None
     return None
+
+
+def _may_start(text: str) -> bool:
+    if _STARTS.match(text):
+        return True
+    named = "@" in text and _NAME_AND_ADDRESS.match(text) is not None
+    return (named or _ends_like_one(text)) and _STARTS_INSIDE.search(text) is None
 
 
 def _goes_on_below(lines: Sequence[Line], index: int, joined: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from mailtriage.edits import Removed
 
@@ -39,11 +40,13 @@ def white_space_edits(text: str) -> list[Removed]:
 def _edits(text: str) -> Iterator[Removed]:
     for run in _RUN.finditer(text):
         start, end = run.span()
-        replacement = "" if start == 0 or end == len(text) else _folded(run[0])
-        if replacement != run[0]:
+        found = run[0]
+        replacement = "" if start == 0 or end == len(text) else _folded(found)
+        if replacement != found:
             yield Removed("whitespace", "white_space", start, end, replacement)
 
 
+@lru_cache(maxsize=1024)
 def _folded(run: str) -> str:
     breaks = len(_LINE_BREAK.findall(run)) if "\r" in run else run.count("\n")
     indent = run[max(run.rfind("\n"), run.rfind("\r")) + 1 :]

@@ -10,7 +10,14 @@ import pytest
 from mailtriage.cleaning import clean
 
 MILLION = 1_000_000
-SECOND_FOR_A_MILLION = 1.0
+
+
+def allowed() -> float:
+    """A second of processor time, or more on a machine that is slower or busier than an idle one of today."""
+    start = time.process_time()
+    sum(len(str(number)) for number in range(MILLION))
+    return max(1.0, 8 * (time.process_time() - start))
+
 
 # Each makes about `size` characters of a mail.
 HOSTILE: dict[str, Callable[[int], str]] = {
@@ -82,15 +89,15 @@ def test_time_grows_with_length_and_no_faster(name: str) -> None:
     small = min(seconds(make(MILLION // 4)) for _ in range(2))
     large = min(seconds(make(MILLION // 2)) for _ in range(2))
 
-    # 2x the length in at most 2x the time, with room for a busy machine where the times are tiny
-    assert large < 2 * small * 1.5 + 0.05
+    # 2x the length in 2x the time, with room for a busy machine
+    assert large < 2 * small * 1.5 + 0.05 * allowed()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_million_characters_take_less_than_a_second(name: str) -> None:
     body = HOSTILE[name](MILLION)
 
-    assert min(seconds(body), seconds(body)) < SECOND_FOR_A_MILLION
+    assert min(seconds(body), seconds(body)) < allowed()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +108,7 @@ def test_long_subjects_are_cheap(subject: str) -> None:
 
     clean("Text", subject)
 
-    assert time.process_time() - start < SECOND_FOR_A_MILLION
+    assert time.process_time() - start < allowed()
 
 
 @pytest.mark.parametrize("character", ["\ud800", "\udc00 ", "\U0010ffff", "\u2028", "\x85", "\x1c", "\ufeff", "\u202e"])
