@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mailtriage.attributions import attribution_at, has_verb
+from mailtriage.closings import is_closing
 from mailtriage.greetings import is_salutation
 from mailtriage.header_blocks import header_block_at, is_heading, next_text
 from mailtriage.mail_lines import Line
@@ -44,6 +45,7 @@ _REPLY_MARK = pattern(
     r"[-#=*_ ]{2,}+[^-#=*_]{0,40}(?:oberhalb dieser (?:Zeile|Linie)|(?:reply|above) (?:above )?(?:this|the) line)"
 )
 _MAY_SEPARATE = frozenset("-_=*~#>AWBMFOaw")
+_DELIMITERS = frozenset({"--", "—", "__"})
 _RULES = frozenset("-_=*~#─—–")
 
 _ANSWERS_BELOW = pattern(
@@ -187,8 +189,20 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
 
 def _is_the_request(own: Sequence[Line], enough: int) -> bool:
     """Whether a forwarded message, and not what stands above it, is what the client wants to say."""
+    own = _without_signature(own)
     words = sum(len(_WORD.findall(line.text)) for line in own)
     return words < enough or (enough == ENOUGH_OWN_WORDS and any(_POINTS_BELOW.search(line.text) for line in own))
+
+
+def _without_signature(own: Sequence[Line]) -> list[Line]:
+    """The lines above a forward that say something: a signature may well be longer than they are."""
+    said: list[Line] = []
+    for line in own:
+        if is_closing(line.text) or line.text in _DELIMITERS:
+            break
+        if not (line.container and line.container[0] == "signature") and not is_salutation(line.text):
+            said.append(line)
+    return said
 
 
 def _mark(lines: Sequence[Line], start: int, stop: int, cut: tuple[str, str]) -> None:

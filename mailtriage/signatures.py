@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, takewhile
 
 from mailtriage.closings import is_closing, is_name, is_only_thanks, is_short_closing
 from mailtriage.disclaimers import is_disclaimer
+from mailtriage.greetings import is_salutation
 from mailtriage.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
 from mailtriage.mail_lines import Line, paragraphs
 from mailtriage.patterns import pattern
@@ -129,7 +130,8 @@ def _only_signature_left(lines: Sequence[Line], start: int) -> bool:
 
 def _cut_signature(lines: Sequence[Line], start: int, rule: str) -> None:
     """Cut name, contact and company lines from `start` on; stop where the client goes on."""
-    for count, block in enumerate(paragraphs(islice(lines, start, None))):
+    below = takewhile(lambda line: line.cut is None or line.cut[0] != "forward_header", islice(lines, start, None))
+    for count, block in enumerate(paragraphs(below)):
         if not _cut_paragraph(block, rule, near=count < 2):
             return
 
@@ -160,7 +162,7 @@ def _cut_line(line: Line, rule: str, names: bool, others: bool) -> bool:
     if is_imprint_line(text):
         line.cut = ("legal_footer", "imprint")
         return True
-    if len(text) > LONGEST_LINE:
+    if len(text) > LONGEST_LINE or is_salutation(text):
         return False
     spoken = is_prose(text) and (rule != "delimiter" or speaks(text))
     if _RULE.match(text) or is_detail(text) or (is_closing(text) and rule == "delimiter"):
