@@ -278,6 +278,13 @@ def test_a_roll_never_takes_a_pod_before_its_successor_is_ready() -> None:
         assert component["terminationGracePeriodSeconds"] >= drain
 
 
+def test_pods_of_one_component_spread_over_nodes_if_they_can() -> None:
+    for name, component in components(rendered(MINIMAL)).items():
+        (constraint,) = component["topologySpreadConstraints"]
+        assert constraint["labelSelector"]["matchLabels"]["component"] == name
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
 def flows(objects: list[Object]) -> set[tuple[str, str]]:
     """What the policies let through, as (from, to) pairs of short names."""
     short = {"transformer": "transformer", "predictor": "predictor", "kube-system": "dns", None: "bundle"}

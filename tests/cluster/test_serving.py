@@ -223,6 +223,16 @@ def test_network_policy_names_the_labels_that_the_gateways_proxies_have(release:
     assert proxies
 
 
+def test_service_accounts_may_do_nothing_at_the_api_server(release: Release) -> None:
+    who = f"--as=system:serviceaccount:{release.namespace.name}:mailtriage"
+
+    said = release.namespace.kubectl("auth", "can-i", "--list", "--no-headers", who)
+
+    rights = {line.split()[0] for line in said.splitlines() if not line.startswith(" ")}
+    everyone = {"selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessreviews.authorization.k8s.io"}
+    assert rights == everyone | {"selfsubjectrulesreviews.authorization.k8s.io"}
+
+
 def test_serving_image_runs_as_nobody_without_training_libraries(release: Release) -> None:
     script = (
         "import importlib.util, os; "

@@ -76,7 +76,10 @@ deploymentStrategy:
   rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
 {{- end }}
 
+{{/* What the pods of both components share. Call with (list $ "predictor"). */}}
 {{- define "mailtriage.podSpec" -}}
+{{- $component := index . 1 -}}
+{{- with index . 0 -}}
 serviceAccountName: {{ include "mailtriage.serviceAccountName" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -95,9 +98,16 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- with .Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
+# On different nodes where there are several: one that fails then takes only one pod.
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector: {{- include "mailtriage.podSelector" (list . $component) | nindent 6 }}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
+{{- end }}
 {{- end }}
 
 {{- define "mailtriage.container" -}}
