@@ -216,6 +216,8 @@ def _bert(container: Container, kept: list[int], layers: int | None) -> BertMode
         type_vocab_size=container.token_types,
         layer_norm_eps=container.layer_norm_eps,
         pad_token_id=SPECIAL.index("<pad>"),
+        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0,
     )
     model = BertModel(config, add_pooling_layer=False)
     words = container.tensor("emb.word").reshape(-1, container.hidden)

@@ -156,6 +156,7 @@ def fit(
         for e in range(config.epochs)
     ]
     model.to(worker.device)
+    _choose_attention(model, worker.device)
     loop = _Loop(model, train, config, worker, steps=sum(map(len, plan)) // worker.count, say=say)
     best, history = _weights(model), []
     torch.manual_seed(config.seed + worker.rank)
@@ -326,6 +327,12 @@ def _log_priors(model: MultiTaskClassifier, targets: Labels, imbalance: str, dev
         counts = np.bincount(known, minlength=model.config.labels[task]) + 1.0
         priors[task] = torch.log(torch.tensor(counts / counts.sum(), dtype=torch.float32)).to(device)
     return priors
+
+
+def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
+    """On a CPU the plain products train faster than PyTorch's fused attention, whose backward pass is slow there."""
+    if _kind(device) == "cpu":
+        model.encoder.set_attn_implementation("eager")
 
 
 def _kind(device: str) -> str:
