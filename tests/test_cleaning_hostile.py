@@ -86,18 +86,18 @@ def test_time_grows_with_length_and_no_faster(name: str) -> None:
     make = HOSTILE[name]
     clean("warm", redact=True)
 
-    small = min(seconds(make(MILLION // 4)) for _ in range(2))
-    large = min(seconds(make(MILLION // 2)) for _ in range(2))
+    small = min(seconds(make(MILLION // 16)) for _ in range(2))
+    large = min(seconds(make(MILLION // 8)) for _ in range(2))
 
     # 2x the length in 2x the time, with room for a busy machine
-    assert large < 2 * small * 1.5 + 0.05 * allowed()
+    assert large < 2 * small * 1.5 + 0.03 * allowed()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_million_characters_take_less_than_a_second(name: str) -> None:
     body = HOSTILE[name](MILLION)
 
-    assert min(seconds(body), seconds(body)) < allowed()
+    assert seconds(body) < 1.0 or seconds(body) < allowed()
 
 
 @pytest.mark.parametrize(
