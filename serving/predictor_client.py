@@ -1,4 +1,7 @@
-"""The transformer's connection to its predictor: V2 with binary tensors over kept-alive HTTP."""
+"""The transformer's connection to its predictor: V2 with binary tensors over kept-alive HTTP.
+
+gRPC takes about the same time a request (`benchmarks/serving_transport.py`), and REST needs no second port.
+"""
 
 from __future__ import annotations
 

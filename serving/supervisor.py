@@ -85,8 +85,8 @@ class Stack:
         self._settings = settings
         self._say = say
         Bundle.open(settings.bundle)  # says what is wrong before anything is started
-        self.port = _free_port(settings.host) if settings.port == 0 else _require_free(settings.host, settings.port)
-        self.predictor_port, self.transformer_port, self.admin_port = (_free_port(LOOPBACK) for _ in range(3))
+        self.port = free_port(settings.host) if settings.port == 0 else require_free_port(settings.host, settings.port)
+        self.predictor_port, self.transformer_port, self.admin_port = (free_port(LOOPBACK) for _ in range(3))
         keys, self.key_source = load_api_keys(settings.api_keys, settings.work / "api-keys.yaml")
         self.client, self.api_key = next(iter(keys.items()))
         self.folder = settings.work / f"port-{self.port}"
@@ -223,7 +223,7 @@ class Stack:
     def _wait_for(self, name: str, url: str, deadline: float) -> None:
         began = shown = time.monotonic()
         self._say(f"waiting for the {name}")
-        while not _answers(url, self.api_key):
+        while not answers(url, self.api_key):
             for part in self.parts.values():
                 if not part.running:
                     raise ServingError(f"the {part.name} did not start: {_last_words(part.log)}")
@@ -264,7 +264,8 @@ def _open_log(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _answers(url: str, api_key: str) -> bool:
+def answers(url: str, api_key: str) -> bool:
+    """Whether a GET gives 200."""
     request = urllib.request.Request(url, headers={API_KEY: api_key})
     try:
         with _OPENER.open(request, timeout=2) as answer:
@@ -283,13 +284,14 @@ def _last_words(log: Path) -> str:
     return f"{lines[-1][:500]} (see {log})" if lines else f"it wrote nothing (see {log})"
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def _require_free(host: str, port: int) -> int:
+def require_free_port(host: str, port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -83,7 +83,7 @@ class Served:
             time.sleep(0.1)
         raise AssertionError(f"the {role}'s log does not hold '{text}'")
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 120) -> None:
         with self.client() as client:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:

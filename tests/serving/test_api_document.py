@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from serving.routes import public_routes
-from serving.supervisor import _free_port
+from serving.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/api.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def mock():
-    port = _free_port("127.0.0.1")
+    port = free_port("127.0.0.1")
     command = [sys.executable, "-m", "serving", "mock", "--port", str(port), "--max-batch", "40"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

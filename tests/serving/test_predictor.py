@@ -16,7 +16,7 @@ import pytest
 
 from mailtriage.bundle import Bundle
 from mailtriage.inference import OnnxEngine
-from serving.supervisor import _free_port
+from serving.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 INFER = "/v2/models/mailtriage/infer"
@@ -119,7 +119,7 @@ def test_mails_belong_to_the_transformer(stack):
 def test_grpc_gives_the_engines_logits(bundle_path, tmp_path, expected):
     from kserve import InferenceGRPCClient, InferInput, InferRequest
 
-    rest, grpc = _free_port("127.0.0.1"), _free_port("127.0.0.1")
+    rest, grpc = free_port("127.0.0.1"), free_port("127.0.0.1")
     command = [sys.executable, "-m", "serving", "predictor", "--bundle", str(bundle_path)]
     command += ["--http-port", str(rest), "--grpc-port", str(grpc)]
 
