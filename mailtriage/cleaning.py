@@ -72,9 +72,10 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
         step, kept = _clean_once(text, forwarded, greeting, passes)
         last_resort = last_resort or kept
         work -= len(text)
+        only_trimmed = all(_is_trim(edit, text) for edit in step)
         edits = compose(edits, step)
         text = apply_edits(text, step)
-        if all(edit.kind == "whitespace" and (edit.start == 0 or edit.end == len(text)) for edit in step):
+        if only_trimmed:
             break  # nothing that a rule looks at has changed
         forwarded, passes = False, passes + 1
     clean_words = clean_subject(subject)
@@ -83,6 +84,12 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
         text = apply_edits(body, edits)
         clean_words = apply_edits(clean_words, redaction_edits(clean_words))
     return Cleaned(clean_words, text, tuple(edits), last_resort)
+
+
+def _is_trim(edit: Removed, text: str) -> bool:
+    """Whether an edit takes blanks and line breaks from an end of a text, and nothing that hid what stands there."""
+    at_end = edit.start == 0 or edit.end == len(text)
+    return edit.kind == "whitespace" and at_end and not text[edit.start : edit.end].strip(" \t\n")
 
 
 def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> tuple[list[Removed], bool]:

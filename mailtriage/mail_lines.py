@@ -15,7 +15,7 @@ MOST_READ_LINES = 1000
 
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n)?")
 # > > Guten Tag        >> Guten Tag
-_QUOTE_MARK = re.compile(r"[ \t]*+>(?:[ \t]?>)*+[ \t]?")
+_QUOTE_MARK = re.compile(r"\s*+>(?:[ \t]?>)*+[ \t]?")
 
 
 class Line:
