@@ -332,3 +332,14 @@ def test_notes_end_with_a_command_that_sends_a_mail() -> None:
 
     assert "rollout status deployment/mailtriage-predictor deployment/mailtriage-transformer" in notes
     assert re.search(r"curl http://\$GATEWAY:80/v1/models/mailtriage:predict", notes)
+
+
+@pytest.mark.parametrize("page", ["docs/cluster.md", "docs/runbook.md", "charts/mailtriage/README.md"])
+def test_documents_name_values_that_exist(page: str) -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = [tuple(match.split(".")) for match in re.findall(r"`(\w+\.\w+)(?:[:.][^`]*)?`", text)]
+
+    unknown = [f"{group}.{key}" for group, key in named if group in defaults and key not in defaults[group]]
+
+    assert unknown == []
