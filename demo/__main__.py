@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +68,7 @@ def main(
         console.print(f"{time.monotonic() - started:.0f} s in all")
         console.print(f"the evaluation report: {report}")
         if keep:
-            page = cleanup.enter_context(_mlflow_page())
+            page = cleanup.enter_context(tracking.page())
             _step("Left running; Ctrl-C stops everything")
             console.print(stack.summary(), soft_wrap=True, markup=False)
             console.print(f"MLflow       {page}\nreport       {report.resolve().as_uri()}", soft_wrap=True)
@@ -95,21 +93,6 @@ def _ask(stack: Stack, mails: list[Email]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = json.load(response)["predictions"]
     console.print(f"POST {stack.predict_url}: {len(mails)} mails in {(time.monotonic() - began) * 1000:.0f} ms\n")
     return answers
-
-
-@contextmanager
-def _mlflow_page() -> Iterator[str]:
-    """MLflow's own page over what the pipeline recorded, on a free port of this machine."""
-    from serving.supervisor import _free_port
-
-    port = _free_port("127.0.0.1")
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(tracking.page_command(port), stdin=quiet, stdout=quiet, stderr=quiet)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def _step(title: str) -> None:

@@ -9,8 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +48,34 @@ def client(folder: Path = DEFAULT_FOLDER) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
-def page_command(port: int, folder: Path = DEFAULT_FOLDER) -> list[str]:
-    """The command that serves MLflow's page on this machine; it shows what `record` wrote."""
-    import sys
+@contextmanager
+def page(folder: Path = DEFAULT_FOLDER, *options: str, log: Path | None = None) -> Iterator[str]:
+    """MLflow's server with its page over what `record` wrote, on a free port of this machine; yields its address.
 
-    server = ["server", "--backend-store-uri", tracking_uri(folder), "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", *server, "--workers", "1", "--serve-artifacts"]
+    It takes a while until it answers. `options` go to `mlflow server`, `log` takes what it prints. When the block
+    ends, so do its processes: it has workers that outlive it if only it is told to end.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts", *options]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (log or Path(os.devnull)).open("w") as output:
+        server = subprocess.Popen(
+            command,
+            env=os.environ | quiet,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
 
 
 def record(
