@@ -31,7 +31,7 @@ console = Console(highlight=False)
 
 def main(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers up until Ctrl-C.")] = False,
-    rows: Annotated[int, typer.Option(help="Synthetic mails to learn from.")] = 2000,
+    rows: Annotated[int, typer.Option(help="Synthetic mails to learn from.")] = 2400,
     seed: Annotated[int, typer.Option(help="Of the synthetic mails.")] = 7,
     config: Annotated[Path, typer.Option(help="Training configuration.")] = CONFIG,
     work: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("work/demo"),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from mailtriage import __version__
-from mailtriage.errors import MailtriageError
+from mailtriage.errors import ConfigError, MailtriageError
 
 app = typer.Typer(
     help="Sorts customer e-mail: cleans it, gives it three labels, and decides who looks at it.",
@@ -129,14 +129,44 @@ def evaluate(
 @app.command()
 def clean(
     mails: Annotated[Path, typer.Argument(exists=True, help="A file or folder of raw mails.")],
-    output: Annotated[Path, typer.Argument(help="JSONL file to write.")],
+    output: Annotated[Path | None, typer.Argument(help="JSONL file to write.")] = None,
     quarantine: Annotated[Path | None, typer.Option(help="JSONL file for rows that cannot be read.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print each mail with what was cut struck out.")] = False,
 ) -> None:
     """Cut mails down to what the client wrote now, and say what was removed."""
+    if show:
+        _show_mails(mails)
+    if output is not None:
+        _clean_file(mails, output, quarantine)
+    elif not show:
+        raise ConfigError("name a JSONL file to write, or --show to look")
+
+
+def _clean_file(mails: Path, output: Path, quarantine: Path | None) -> None:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     from mailtriage.bulk_cleaning import clean_file
 
-    counts = clean_file(mails, output, quarantine)
-    say(f"wrote {counts.cleaned:,} cleaned mails to {output}; {counts.rejected:,} rows could not be read")
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} mails cleaned"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        counts = clean_file(mails, output, quarantine, progress=lambda rows: bar.update(task, completed=rows))
+    say(f"wrote {counts.mails:,} cleaned mails to {output}; {counts.rejected:,} rows could not be read")
+
+
+def _show_mails(path: Path) -> None:
+    from mailtriage.cleaning import clean as clean_body
+    from mailtriage.cleaning_view import terminal_view
+    from mailtriage.readers import Rejected, read_mails
+
+    page = Console(highlight=False)
+    for mail in read_mails(path):
+        if isinstance(mail, Rejected):
+            say(f"row {mail.row} of {mail.source}: {mail.reason}")
+            continue
+        cleaned = clean_body(mail.body, mail.subject)
+        page.rule(f"{mail.id}: {cleaned.subject}", align="left")
+        page.print(terminal_view(mail.body, cleaned))
 
 
 @app.command()

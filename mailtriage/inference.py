@@ -96,8 +96,7 @@ class Triage:
     def tokenise(self, mails: Sequence[Email], cleaned: Sequence[Cleaned]) -> Prepared:
         """The second half of phase one."""
         segments = [
-            model_text(text.subject, text.text, mail.custodian_bank)
-            for mail, text in zip(mails, cleaned, strict=True)
+            model_text(text.subject, text.text, mail.custodian_bank) for mail, text in zip(mails, cleaned, strict=True)
         ]
         encoded = self.tokenizer.encode(segments)
         empty = np.empty(0, dtype=np.int32)
@@ -133,9 +132,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(bundle.onnx_path), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(str(bundle.onnx_path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:

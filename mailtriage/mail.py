@@ -85,5 +85,12 @@ def _time(record: Mapping[str, Any]) -> datetime | None:
 
 
 def _json_type(value: object) -> str:
-    names = {type(None): "nothing", bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
+    names = {
+        type(None): "nothing",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+    }
     return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)

@@ -39,6 +39,7 @@ def client(folder: Path = DEFAULT_FOLDER) -> Any:
     """An `MlflowClient` for experiments and registry. The first one on a new SQLite file takes seconds (migrations)."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow import MlflowClient
 
