@@ -92,7 +92,7 @@ def test_evaluate_writes_metrics_report_and_pictures(bundle_path: Path, data: Pa
     run("evaluate", bundle_path, data, "--output", tmp_path)
 
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    scores = metrics["tasks"]["queue"]
+    scores = metrics["queue"]
     assert {"accuracy", "macro_f1", "weighted_f1", "precision", "recall"} <= scores.keys()
     assert {"precision", "recall", "f1", "support"} <= next(iter(scores["labels"].values())).keys()
     assert (tmp_path / "report.html").stat().st_size > 10_000
