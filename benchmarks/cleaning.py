@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from mailtriage.bulk_cleaning import clean_file  # noqa: E402
 from mailtriage.cleaning import clean  # noqa: E402
-from mailtriage.html_text import is_html, visible_text  # noqa: E402
+from mailtriage.cleaning_rules.html_text import is_html, visible_text  # noqa: E402
 from mailtriage.mime import read_message  # noqa: E402
 
 Cleaner = Callable[[str, str], str]  # body, subject -> the client's words

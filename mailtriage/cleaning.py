@@ -15,18 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mailtriage.app_footers import cut_app_footers
-from mailtriage.disclaimers import cut_disclaimers
-from mailtriage.edits import Removed, apply_edits, compose
-from mailtriage.greetings import greeting_edits
-from mailtriage.html_text import Container, is_html, visible_text, without_markup_signs
-from mailtriage.mail_lines import Line, cut_edits, split_lines
-from mailtriage.markup_leftovers import cut_leftovers
-from mailtriage.quotations import cut_quotations, newest_message
-from mailtriage.redaction import redaction_edits
-from mailtriage.signatures import cut_signatures
-from mailtriage.subject_lines import clean_subject, is_forward
-from mailtriage.white_space import blank_line_edits, white_space_edits
+from mailtriage.cleaning_rules.app_footers import cut_app_footers
+from mailtriage.cleaning_rules.disclaimers import cut_disclaimers
+from mailtriage.cleaning_rules.edits import Removed, apply_edits, compose
+from mailtriage.cleaning_rules.greetings import greeting_edits
+from mailtriage.cleaning_rules.html_text import Container, is_html, visible_text, without_markup_signs
+from mailtriage.cleaning_rules.mail_lines import Line, cut_edits, split_lines
+from mailtriage.cleaning_rules.markup_leftovers import cut_leftovers
+from mailtriage.cleaning_rules.quotations import cut_quotations, newest_message
+from mailtriage.cleaning_rules.redaction import redaction_edits
+from mailtriage.cleaning_rules.signatures import cut_signatures
+from mailtriage.cleaning_rules.subject_lines import clean_subject, is_forward
+from mailtriage.cleaning_rules.white_space import blank_line_edits, white_space_edits
 
 __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", "clean"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message as Mime
 
+from mailtriage.cleaning_rules.html_text import visible_text
 from mailtriage.errors import InvalidMail
-from mailtriage.html_text import visible_text
 from mailtriage.mail import Email
 
 # More parts than this are not looked at: no mail that a person writes has them.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailtriage.cleaning import Cleaned, clean
-from mailtriage.edits import apply_edits
+from mailtriage.cleaning_rules.edits import apply_edits
 from mailtriage.mime import read_message
 
 MAILS = sorted((Path(__file__).parent / "fixtures" / "mails").glob("*.eml"))

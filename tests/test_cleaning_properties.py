@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailtriage.cleaning import Cleaned, clean
-from mailtriage.edits import Removed, apply_edits, compose
+from mailtriage.cleaning_rules.edits import Removed, apply_edits, compose
 
 # Lines that rules look for, so that random mails are full of half-right quotes, signatures and footers.
 LINES = [

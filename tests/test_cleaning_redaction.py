@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailtriage.cleaning import clean
-from mailtriage.redaction import is_card_number, is_iban, is_tax_id
+from mailtriage.cleaning_rules.redaction import is_card_number, is_iban, is_tax_id
 
 
 def redacted(text: str) -> str:

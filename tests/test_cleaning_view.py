@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from mailtriage.cleaning import clean
 from mailtriage.cleaning_view import KINDS, html_view, terminal_view
@@ -61,14 +62,12 @@ def test_a_last_resort_is_said() -> None:
 
 
 def test_every_kind_that_a_rule_gives_has_a_colour() -> None:
-    import mailtriage.cleaning as package
+    import mailtriage.cleaning
 
-    folder = package.__file__.rsplit("/", 1)[0]
-    modules = ("app_footers", "disclaimers", "greetings", "html_text", "imprints", "markup_leftovers", "quotations")
+    cleaning = Path(mailtriage.cleaning.__file__)
     given = set()
-    for module in (*modules, "signatures", "white_space", "redaction", "cleaning"):
-        with open(f"{folder}/{module}.py", encoding="utf-8") as file:
-            source = file.read()
+    for module in (cleaning, *cleaning.with_name("cleaning_rules").glob("*.py")):
+        source = module.read_text(encoding="utf-8")
         given |= set(re.findall(r'cut = \("(\w+)", ', source)) | set(re.findall(r'Removed\(\s*"(\w+)", ', source))
 
     assert given

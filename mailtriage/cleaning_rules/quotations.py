@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailtriage.attributions import attribution_at, has_verb
-from mailtriage.closings import is_closing
-from mailtriage.greetings import is_salutation
-from mailtriage.header_blocks import header_block_at, is_heading, next_text
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import any_of, pattern
+from mailtriage.cleaning_rules.attributions import attribution_at, has_verb
+from mailtriage.cleaning_rules.closings import is_closing
+from mailtriage.cleaning_rules.greetings import is_salutation
+from mailtriage.cleaning_rules.header_blocks import header_block_at, is_heading, next_text
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import any_of, pattern
 
 _DASHES = r"[-_=*~# ]{2,}+"
 _ORIGINAL = pattern(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mailtriage.mail_lines import Line, paragraphs
-from mailtriage.patterns import any_of, pattern
+from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
+from mailtriage.cleaning_rules.patterns import any_of, pattern
 
 _START = pattern(
     r"[*_#=\-\s(]{0,8}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice, takewhile
 
-from mailtriage.closings import is_closing, is_name, is_only_thanks, is_short_closing
-from mailtriage.disclaimers import is_disclaimer
-from mailtriage.greetings import is_salutation
-from mailtriage.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
-from mailtriage.mail_lines import Line, paragraphs
-from mailtriage.patterns import pattern
-from mailtriage.signature_lines import (
+from mailtriage.cleaning_rules.closings import is_closing, is_name, is_only_thanks, is_short_closing
+from mailtriage.cleaning_rules.disclaimers import is_disclaimer
+from mailtriage.cleaning_rules.greetings import is_salutation
+from mailtriage.cleaning_rules.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
+from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
+from mailtriage.cleaning_rules.patterns import pattern
+from mailtriage.cleaning_rules.signature_lines import (
     is_company,
     is_contact,
     is_detail,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mailtriage.closings import is_name
-from mailtriage.imprints import is_imprint_line, speaks
-from mailtriage.patterns import pattern
+from mailtriage.cleaning_rules.closings import is_name
+from mailtriage.cleaning_rules.imprints import is_imprint_line, speaks
+from mailtriage.cleaning_rules.patterns import pattern
 
 _ADDRESS_OR_SITE = r"<?(?:mailto:)?[^\s<>@]{1,64}@[^\s<>@]{1,100}>?(?:\s?<mailto:[^<>]{1,160}>)?"
 _CONTACT = pattern(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mailtriage.edits import Removed
-from mailtriage.patterns import pattern
+from mailtriage.cleaning_rules.edits import Removed
+from mailtriage.cleaning_rules.patterns import pattern
 
 # Herr Dr. Muster      Damen und Herren      Team      Frau von der Heide
 _WHOM = (

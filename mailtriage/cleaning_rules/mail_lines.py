@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from mailtriage.edits import Removed
-from mailtriage.html_text import Container
+from mailtriage.cleaning_rules.edits import Removed
+from mailtriage.cleaning_rules.html_text import Container
 
 # No rule reads more of a line than this: a longer one is prose, and time must not grow with it.
 LONGEST_RULE_TEXT = 2000

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from mailtriage.edits import Removed
+from mailtriage.cleaning_rules.edits import Removed
 
 # Characters that show nothing: null bytes, soft hyphens, zero-width spaces, byte order marks.
 _INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import any_of, pattern
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import any_of, pattern
 
 LONGEST_ATTRIBUTION = 400  # characters
 _LAST = frozenset(":：-*>")  # that an attribution may end in

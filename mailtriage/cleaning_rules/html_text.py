@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mailtriage.edits import Removed, apply_edits, merged
+from mailtriage.cleaning_rules.edits import Removed, apply_edits, merged
 
 
 @dataclass(frozen=True, slots=True)

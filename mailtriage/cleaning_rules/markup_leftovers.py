@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import pattern
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import pattern
 
 _INLINE_IMAGE = pattern(
     # [cid:image001.png@01DA7F00.12345678]      [image: Logo]      [Bild: Logo der Musterbank]<https://example.org>

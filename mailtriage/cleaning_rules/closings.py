@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mailtriage.patterns import any_of, pattern
+from mailtriage.cleaning_rules.patterns import any_of, pattern
 
 _WARM = any_of(
     r"freundl(?:ich(?:e[nmrs]?|st\w{0,2})?|\.)|frdl\.?|viele[nr]?|liebe[nr]?|beste[nrm]?|herzliche?[nrm]?|sch(?:ö"

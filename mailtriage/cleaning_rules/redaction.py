@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from mailtriage.edits import Removed
-from mailtriage.patterns import any_of
+from mailtriage.cleaning_rules.edits import Removed
+from mailtriage.cleaning_rules.patterns import any_of
 
 # DE89 3704 0044 0532 0130 00
 _IBAN = r"(?<![^\W_])[A-Z]{2}[ ]?\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import pattern
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import pattern
 
 _FEATURES = (
     # HRB 123456      HRA 99      HRB-Nr.: 4711

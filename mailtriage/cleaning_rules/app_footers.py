@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import any_of, pattern
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import any_of, pattern
 
 _SENT = any_of("gesendet", "verschickt", "versendet", "abgeschickt", "geschrieben", "sent", "written", "typed")
 _DEVICE = any_of(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mailtriage.mail_lines import Line
-from mailtriage.patterns import pattern
+from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.patterns import pattern
 
 _FIELDS = {
     "from": "Von|From|De|Da|Van|Från|Fra|Od|Lähettäjä|От|Absender",

@@ -1,0 +1,1 @@
+"""The rules of `mailtriage.cleaning`, one module a kind of text, and what they stand on: lines, edits, HTML."""
