@@ -28,9 +28,6 @@ class TrainingConfig(BaseModel):
     max_tokens: int = Field(256, ge=16, le=8192, description="longer mails are cut, special tokens included")
     pooling: Literal["mean", "cls"] = Field("mean", description="how token vectors become one vector a mail")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
-    tasks: Literal["joint", "separate"] = Field(
-        "joint", description="one model for all tasks, or one a task (baseline)"
-    )
 
     epochs: int = Field(4, ge=1, description="passes over the training mails")
     batch_tokens: int = Field(8192, ge=64, description="most tokens a forward pass, padding included")
