@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailtriage.errors import MailtriageError
+from mailtriage.errors import ConfigError, MailtriageError
 from serving.routes import BUNDLE_DIGEST, MODEL_NAME, MODEL_VERSION
 
 if TYPE_CHECKING:
@@ -40,7 +40,22 @@ def up(
     port: Annotated[int, typer.Option("--port", help="Port of the gateway; 0 takes a free one.")] = 8080,
     host: HostOption = "127.0.0.1",
     api_keys: Annotated[
-        Path | None, typer.Option("--api-keys", help="A file with a line 'CLIENT: KEY' each; by default one is made.")
+        Path | None,
+        typer.Option("--api-keys", help="A file with a line 'CLIENT: KEY' each, or a folder with a file a client."),
+    ] = None,
+    jwks: Annotated[
+        Path | None, typer.Option("--jwks", help="Public keys of a token issuer (JWKS): JWTs are accepted, too.")
+    ] = None,
+    jwt_issuer: Annotated[str, typer.Option("--jwt-issuer", help="The issuer that a token must name.")] = "",
+    jwt_audience: Annotated[
+        list[str] | None, typer.Option("--jwt-audience", help="An audience that a token may name; repeatable.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="Certificate and chain (PEM); HTTPS only with it.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")] = None,
+    rate_limit: Annotated[
+        int | None, typer.Option("--rate-limit", min=1, help="Requests a second and client; 429 above. Off by default.")
     ] = None,
     work: Annotated[Path, typer.Option("--work", help="Where logs and a generated key go.")] = Path("work/serving"),
     max_batch: MaxBatchOption = 256,
@@ -52,14 +67,22 @@ def up(
     ] = 90.0,
 ) -> None:
     """Run predictor, transformer and gateway on this machine until interrupted."""
+    from serving.gateway_files import TlsFiles, TokenIssuer
     from serving.supervisor import Stack, StackSettings, stop_on_signals
 
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together")
+    if len({jwks is None, not jwt_issuer, not jwt_audience}) > 1:
+        raise ConfigError("--jwks, --jwt-issuer and --jwt-audience belong together")
     settings = StackSettings(
         bundle,
         port,
         host,
         api_keys,
-        work,
+        tokens=None if jwks is None else TokenIssuer(jwks, jwt_issuer, tuple(jwt_audience or ())),
+        tls=None if tls_cert is None or tls_key is None else TlsFiles(tls_cert, tls_key),
+        rate_limit=rate_limit,
+        work=work,
         start_seconds=start_timeout,
         max_batch=max_batch,
         max_body=max_body,

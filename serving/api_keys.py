@@ -1,4 +1,7 @@
-"""API keys: who may call the gateway. A YAML file with a line `NAME: KEY` a client."""
+"""API keys: who may call the gateway. A YAML file with a line `NAME: KEY` a client, or a folder with a file a client.
+
+The folder is what a mounted Kubernetes Secret looks like: file name = client, content = key.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,12 +32,22 @@ def load_api_keys(
         ConfigError: the keys cannot be read, or one cannot be used; the message never holds a key.
     """
     if file is not None:
-        return parse_api_keys(_read(file), str(file)), str(file)
+        return read_api_keys(file), str(file)
     if environment.get(ENVIRONMENT):
         return parse_api_keys(environment[ENVIRONMENT], ENVIRONMENT), ENVIRONMENT
     if not default.exists():
         write_private(default, f"local: {secrets.token_urlsafe(32)}\n")
-    return parse_api_keys(_read(default), str(default)), str(default)
+    return read_api_keys(default), str(default)
+
+
+def read_api_keys(place: Path) -> dict[str, str]:
+    """The keys of a file or a folder by client name; raises as `load_api_keys` does."""
+    if not place.is_dir():
+        return parse_api_keys(_read(place), str(place))
+    files = sorted(entry for entry in place.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    if not files:
+        raise ConfigError(f"expected a file a client in {place}, found none")
+    return _checked({file.name: _read(file).strip() for file in files}, str(place))
 
 
 def parse_api_keys(text: str, source: str) -> dict[str, str]:
@@ -44,6 +58,10 @@ def parse_api_keys(text: str, source: str) -> dict[str, str]:
         raise ConfigError(f"expected lines such as 'crm: KEY' in {source}, found no YAML") from None
     if not isinstance(keys, dict) or not keys:
         raise ConfigError(f"expected lines such as 'crm: KEY' in {source}, found none")
+    return _checked(keys, source)
+
+
+def _checked(keys: dict[Any, Any], source: str) -> dict[str, str]:
     for client, key in keys.items():
         if not isinstance(client, str) or not _CLIENT.fullmatch(client):
             raise ConfigError(f"a client name in {source} has other characters than letters, digits, '.', '_' and '-'")
@@ -76,3 +94,5 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the API keys {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the API keys {file}: expected text in UTF-8") from None

@@ -7,24 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.refusals import body_too_large, error_body, unauthorized
+from serving.refusals import body_too_large, error_body
 from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
 
-_V3 = "type.googleapis.com/envoy.extensions"
+V3 = "type.googleapis.com/envoy.extensions"
+KEYS, TOKENS, CERTIFICATE = "api_key_auth", "jwt_authn", "certificate"  # resources, each in a file of its own
+_FILTER = "envoy.filters.http."
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """Where the gateway listens and what it lets through.
 
-    `api_keys` maps a client's name to its key; the name reaches the logs, the key does not leave the gateway.
+    Envoy follows the files `resource_file(folder, ...)`, so keys, token issuer and certificate change without a
+    restart; `serving.gateway_files` writes them. With `tokens` a client may send a JWT instead of a key; with `tls` the
+    port speaks HTTPS only. `rate_limit` is in requests a second and client.
     """
 
     host: str
     port: int
     admin_port: int
     transformer_port: int
-    api_keys: Mapping[str, str]
+    folder: Path
+    tokens: bool = False
+    tls: bool = False
+    rate_limit: int | None = None
     max_body: int = 8 * 2**20
     timeout: float = 30.0
     model: str = MODEL_NAME
@@ -40,16 +47,22 @@ def envoy_path() -> Path:
 def envoy_config(settings: GatewaySettings) -> dict[str, Any]:
     """The bootstrap document: one listener, one cluster, and an admin page on the loopback address."""
     return {
+        "node": {"id": "mailtriage", "cluster": "mailtriage"},
         "admin": {"address": _address("127.0.0.1", settings.admin_port)},
         "static_resources": {"listeners": [_listener(settings)], "clusters": [_cluster(settings)]},
     }
+
+
+def resource_file(folder: Path, name: str) -> Path:
+    """The file from which Envoy takes the resource of this name."""
+    return folder.resolve() / f"{name}.json"
 
 
 def _listener(settings: GatewaySettings) -> dict[str, Any]:
     manager = {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": f"{_V3}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "@type": f"{V3}.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "gateway",
             "use_remote_address": True,
             "server_header_transformation": "PASS_THROUGH",
@@ -64,44 +77,105 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
                 "idle_timeout": "60s",
                 "headers_with_underscores_action": "REJECT_REQUEST",
             },
+            "early_header_mutation_extensions": [_without_clients_own_name()],
             "http_filters": _filters(settings),
             "route_config": _route_config(settings),
             "local_reply_config": _local_replies(settings),
             "access_log": [_access_log()],
         },
     }
+    chain: dict[str, Any] = {"filters": [manager]}
+    if settings.tls:
+        chain["transport_socket"] = _tls(settings)
     return {
         "name": "gateway",
         "address": _address(settings.host, settings.port),
         "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [chain],
+    }
+
+
+def _without_clients_own_name() -> dict[str, Any]:
+    """Whatever a client calls itself is gone before the log or a server could believe it."""
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": f"{V3}.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [{"remove": CLIENT}],
+        },
+    }
+
+
+def _tls(settings: GatewaySettings) -> dict[str, Any]:
+    certificate = {"name": CERTIFICATE, "sds_config": _followed_file(settings, CERTIFICATE)}
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{V3}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_certificate_sds_secret_configs": [certificate],
+            },
+        },
     }
 
 
 def _filters(settings: GatewaySettings) -> list[dict[str, Any]]:
-    credentials = [{"client": client, "key": key} for client, key in settings.api_keys.items()]
-    return [
-        _filter(
-            "api_key_auth",
-            "ApiKeyAuth",
-            credentials=credentials,
-            key_sources=[{"header": API_KEY}],
-            forwarding={"header": CLIENT, "hide_credentials": True},
-        ),
-        _filter("buffer", "Buffer", max_request_bytes=settings.max_body),
-        _filter("router", "Router"),
-    ]
+    """Who asks, how often, with how much. The first ones set the client's name, which the next one counts."""
+    filters = [_followed_filter(settings, KEYS, "ApiKeyAuth")]
+    if settings.tokens:
+        filters.append(_followed_filter(settings, TOKENS, "JwtAuthentication"))
+    if settings.rate_limit is not None:
+        filters.append(_rate_limit(settings.rate_limit))
+    return [*filters, _filter("buffer", "Buffer", max_request_bytes=settings.max_body), _filter("router", "Router")]
 
 
 def _filter(name: str, kind: str, **fields: Any) -> dict[str, Any]:
+    return {"name": f"{_FILTER}{name}", "typed_config": {"@type": f"{V3}.filters.http.{name}.v3.{kind}", **fields}}
+
+
+def _followed_filter(settings: GatewaySettings, name: str, kind: str) -> dict[str, Any]:
+    """A filter whose configuration Envoy takes anew from its file whenever that is replaced."""
     return {
-        "name": f"envoy.filters.http.{name}",
-        "typed_config": {"@type": f"{_V3}.filters.http.{name}.v3.{kind}", **fields},
+        "name": f"{_FILTER}{name}",
+        "config_discovery": {
+            "config_source": _followed_file(settings, name),
+            "type_urls": [f"{V3}.filters.http.{name}.v3.{kind}"],
+        },
     }
 
 
+def _followed_file(settings: GatewaySettings, name: str) -> dict[str, Any]:
+    path = str(resource_file(settings.folder, name))
+    return {"resource_api_version": "V3", "path_config_source": {"path": path}}
+
+
+def _rate_limit(requests: int) -> dict[str, Any]:
+    """A token bucket a client; whoever has no name, which should not be, shares one."""
+    bucket = {"max_tokens": requests, "tokens_per_fill": requests, "fill_interval": "1s"}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    return _filter(
+        "local_ratelimit",
+        "LocalRateLimit",
+        stat_prefix="clients",
+        token_bucket=bucket,
+        always_consume_default_token_bucket=False,
+        descriptors=[{"entries": [{"key": "client"}], "token_bucket": bucket}],
+        rate_limits=[{"actions": [{"request_headers": {"header_name": CLIENT, "descriptor_key": "client"}}]}],
+        filter_enabled=always,
+        filter_enforced=always,
+        enable_x_ratelimit_headers="DRAFT_VERSION_03",
+        max_dynamic_descriptors=10_000,
+    )
+
+
 def _route_config(settings: GatewaySettings) -> dict[str, Any]:
-    """Exact paths only: whatever is not listed here does not exist."""
+    """Exact paths only: whatever is not listed here does not exist.
+
+    With tokens, each path is there twice: a request with `Authorization: Bearer` is judged by its token, any other by
+    its key, never by both.
+    """
     action = {
         "cluster": "transformer",
         "timeout": _seconds(settings.timeout + 5),  # the transformer refuses first, and says why
@@ -112,11 +186,27 @@ def _route_config(settings: GatewaySettings) -> dict[str, Any]:
             "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
         },
     }
-    paths = [
+    declared: list[dict[str, Any]] = [
         {"name": f"{route.method} {route.path}", "match": {"path": route.path}, "route": action}
         for route in public_routes(settings.model)
     ]
-    return {"name": "routes", "virtual_hosts": [{"name": "mailtriage", "domains": ["*"], "routes": paths}]}
+    declared.append({"name": "undeclared", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
+    routes = [_judged_by(settings, KEYS, route) for route in declared]
+    if settings.tokens:
+        routes = [*(_judged_by(settings, TOKENS, route) for route in declared), *routes]
+    return {"name": "routes", "virtual_hosts": [{"name": "mailtriage", "domains": ["*"], "routes": routes}]}
+
+
+def _judged_by(settings: GatewaySettings, name: str, route: dict[str, Any]) -> dict[str, Any]:
+    """The route with only one of the two filters that know clients."""
+    if not settings.tokens:
+        return route
+    off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    if name == KEYS:
+        return {**route, "typed_per_filter_config": {f"{_FILTER}{TOKENS}": off}}
+    bearer = {"name": "authorization", "string_match": {"prefix": "Bearer "}}
+    match = {**route["match"], "headers": [bearer]}
+    return {**route, "match": match, "typed_per_filter_config": {f"{_FILTER}{KEYS}": off}}
 
 
 def _cluster(settings: GatewaySettings) -> dict[str, Any]:
@@ -138,7 +228,7 @@ def _cluster(settings: GatewaySettings) -> dict[str, Any]:
         ],
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_V3}.upstreams.http.v3.HttpProtocolOptions",
+                "@type": f"{V3}.upstreams.http.v3.HttpProtocolOptions",
                 # Shorter than the server's keep-alive of 65 s, so that no request meets a connection being closed.
                 "common_http_protocol_options": {"idle_timeout": "55s"},
                 "explicit_http_config": {"http_protocol_options": {}},
@@ -150,9 +240,11 @@ def _cluster(settings: GatewaySettings) -> dict[str, Any]:
 def _local_replies(settings: GatewaySettings) -> dict[str, Any]:
     """What Envoy itself refuses, in the shape of every other refusal."""
     replies = {
-        401: unauthorized().body,
+        401: error_body("unauthorized", f"expected a valid key in the header '{API_KEY}'{_or_token(settings)}"),
+        403: error_body("forbidden", "the token is for another audience"),
         404: error_body("not_found", "there is no such route"),
         413: body_too_large(settings.max_body).body,
+        429: error_body("rate_limited", "too many requests a second; send this one again later"),
         503: error_body("unavailable", "the service cannot be reached; send the request again"),
         504: error_body("timeout", "no answer in time; send the request again"),
     }
@@ -162,14 +254,19 @@ def _local_replies(settings: GatewaySettings) -> dict[str, Any]:
     }
 
 
+def _or_token(settings: GatewaySettings) -> str:
+    return " or a valid token in 'Authorization: Bearer'" if settings.tokens else ""
+
+
 def _local_reply(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
     code = {"default_value": status, "runtime_key": f"gateway.status_{status}"}
     mapper: dict[str, Any] = {
         "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": code}}},
         "body_format_override": {"json_format": body},
     }
-    if status in (503, 504):
+    if status == 504:
         mapper["status_code"] = 503
+    if status in (429, 503, 504):  # buckets are filled each second
         mapper["headers_to_add"] = [{"header": {"key": "retry-after", "value": "1"}}]
     return mapper
 
@@ -193,7 +290,7 @@ def _access_log() -> dict[str, Any]:
     return {
         "name": "envoy.access_loggers.stderr",
         "typed_config": {
-            "@type": f"{_V3}.access_loggers.stream.v3.StderrAccessLog",
+            "@type": f"{V3}.access_loggers.stream.v3.StderrAccessLog",
             "log_format": {"json_format": fields},
         },
     }

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -20,8 +21,17 @@ from typing import IO
 
 from mailtriage.bundle import Bundle
 from mailtriage.errors import ServingError
-from serving.api_keys import load_api_keys, write_private
+from serving.api_keys import ENVIRONMENT, load_api_keys, write_private
 from serving.gateway import GatewaySettings, envoy_config, envoy_path
+from serving.gateway_files import (
+    Followed,
+    GatewayFiles,
+    TlsFiles,
+    TokenIssuer,
+    followed_certificate,
+    followed_keys,
+    followed_tokens,
+)
 from serving.routes import API_KEY, MODEL_NAME
 
 LOOPBACK = "127.0.0.1"
@@ -37,12 +47,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class StackSettings:
-    """What to run. `port` 0 takes a free one; `work` holds logs, Envoy's configuration and a generated key."""
+    """What to run. `port` 0 takes a free one; `work` holds logs, Envoy's configuration and a generated key.
+
+    `rate_limit` is in requests a second and client.
+    """
 
     bundle: Path
     port: int = 8080
     host: str = LOOPBACK
     api_keys: Path | None = None
+    tokens: TokenIssuer | None = None
+    tls: TlsFiles | None = None
+    rate_limit: int | None = None
     work: Path = Path("work/serving")
     start_seconds: float = 90.0
     max_batch: int = 256
@@ -77,7 +93,7 @@ class Stack:
 
     Raises:
         BundleError: the bundle must not be served.
-        ConfigError: the API keys cannot be read.
+        ConfigError: the API keys, the token issuer's keys or the certificate cannot be used.
         ServingError: the port is taken, or a process does not start.
     """
 
@@ -90,12 +106,15 @@ class Stack:
         keys, self.key_source = load_api_keys(settings.api_keys, settings.work / "api-keys.yaml")
         self.client, self.api_key = next(iter(keys.items()))
         self.folder = settings.work / f"port-{self.port}"
-        write_private(self.folder / "envoy.json", json.dumps(envoy_config(self._gateway(keys)), indent=2))
+        self._files = GatewayFiles(self.folder, self._followed(keys))
+        self._files.write()
+        write_private(self.folder / "envoy.json", json.dumps(envoy_config(self._gateway()), indent=2))
         self.parts = {part.name: part for part in self._parts()}
 
     @property
     def url(self) -> str:
-        return f"http://{self._settings.host}:{self.port}"
+        scheme = "http" if self._settings.tls is None else "https"
+        return f"{scheme}://{self._settings.host}:{self.port}"
 
     @property
     def predict_url(self) -> str:
@@ -125,12 +144,17 @@ class Stack:
         self._wait_for("gateway", f"{self.url}{ready}", deadline)
 
     def watch(self, seconds: float | None = None) -> None:
-        """Start again what has died, with growing pauses; until interrupted, or for so many seconds."""
+        """Start again what has died, with growing pauses, and hand changed keys and certificates to the gateway.
+
+        Until interrupted, or for so many seconds.
+        """
         until = None if seconds is None else time.monotonic() + seconds
         while until is None or time.monotonic() < until:
             for part in self.parts.values():
                 if not part.running:
                     self._revive(part)
+            for line in self._files.refresh():
+                self._say(line)
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
@@ -146,6 +170,7 @@ class Stack:
                 part.process.kill()  # type: ignore[union-attr]
                 part.process.wait()  # type: ignore[union-attr]
         (self.folder / "envoy.json").unlink(missing_ok=True)
+        self._files.remove()
 
     def summary(self) -> str:
         """Addresses, the key, and a request to copy."""
@@ -164,16 +189,29 @@ class Stack:
             ]
         )
 
-    def _gateway(self, keys: Mapping[str, str]) -> GatewaySettings:
+    def _followed(self, keys: Mapping[str, str]) -> list[Followed]:
+        settings = self._settings
+        source = None if self.key_source == ENVIRONMENT else Path(self.key_source)
+        followed = [followed_keys(source, keys)]
+        if settings.tokens is not None:
+            followed.append(followed_tokens(settings.tokens))
+        if settings.tls is not None:
+            followed.append(followed_certificate(settings.tls))
+        return followed
+
+    def _gateway(self) -> GatewaySettings:
         settings = self._settings
         return GatewaySettings(
             settings.host,
             self.port,
             self.admin_port,
             self.transformer_port,
-            keys,
-            settings.max_body,
-            settings.request_timeout,
+            self.folder,
+            tokens=settings.tokens is not None,
+            tls=settings.tls is not None,
+            rate_limit=settings.rate_limit,
+            max_body=settings.max_body,
+            timeout=settings.request_timeout,
         )
 
     def _parts(self) -> list[Part]:
@@ -268,14 +306,18 @@ def answers(url: str, api_key: str) -> bool:
     """Whether a GET gives 200."""
     request = urllib.request.Request(url, headers={API_KEY: api_key})
     try:
-        with _OPENER.open(request, timeout=2) as answer:
+        with _opener().open(request, timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
 
 
-# Loopback addresses are asked directly, whatever proxy the environment names.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _opener() -> urllib.request.OpenerDirector:
+    """Our own ports are asked directly, whatever proxy the environment names and whatever name the certificate has."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
 
 
 def _last_words(log: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -13,8 +14,8 @@ import psutil
 import pytest
 
 from mailtriage.errors import ConfigError
-from serving.api_keys import load_api_keys, parse_api_keys
-from serving.gateway import GatewaySettings, envoy_config, envoy_path
+from serving.api_keys import load_api_keys, parse_api_keys, read_api_keys
+from serving.gateway import CERTIFICATE, KEYS, TOKENS, GatewaySettings, envoy_config, envoy_path, resource_file
 from serving.routes import public_routes
 
 V1 = "/v1/models/mailtriage:predict"
@@ -93,29 +94,63 @@ def test_only_the_gateway_may_listen_elsewhere_than_on_loopback(stack):
         assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
 
 
-def test_the_configuration_holds_the_keys_for_its_owner_only(stack):
-    (file,) = stack.work.rglob("envoy.json")
+def test_what_holds_keys_is_for_its_owner_only(stack):
+    holding = [file for file in stack.work.rglob("*.json") if "0123456789abcdef" in file.read_text()]
 
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [file.name for file in holding] == ["api_key_auth.json"]
+    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+
+
+def test_keys_change_without_a_restart(stack):
+    """The old key is out and the new one in, while the processes run on and other clients notice nothing."""
+    file, envoy = stack.work / "keys.yaml", stack.part("gateway").pid
+    before = file.read_text()
+
+    def status(key: str) -> int:
+        return httpx.get(f"{stack.gateway}/v2/health/ready", headers={"x-api-key": key}, trust_env=False).status_code
+
+    file.write_text(before.replace("archive-0123456789abcdef", "archive-fedcba9876543210"))
+    wait_until(lambda: status("archive-fedcba9876543210") == 200)
+    assert status("archive-0123456789abcdef") == 401
+    assert status("crm-0123456789abcdef") == 200
+
+    file.write_text("archive: short")
+    wait_until(lambda: "kept the API keys as before" in (stack.work / "up.stderr").read_text())
+    assert status("archive-fedcba9876543210") == 200
+
+    file.write_text(before)
+    wait_until(lambda: status("archive-0123456789abcdef") == 200)
+    assert stack.part("gateway").pid == envoy
+
+
+def wait_until(condition):
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("not within 10 s")
 
 
 def test_envoy_accepts_the_configuration(tmp_path):
-    settings = GatewaySettings("127.0.0.1", 8080, 9901, 8081, {"crm": "0123456789abcdef", "other": "fedcba9876543210"})
+    settings = GatewaySettings("127.0.0.1", 8080, 9901, 8081, tmp_path, tokens=True, tls=True, rate_limit=5)
     file = tmp_path / "envoy.json"
     file.write_text(json.dumps(envoy_config(settings)))
+    for resource in (KEYS, TOKENS, CERTIFICATE):
+        resource_file(tmp_path, resource).touch()  # followed, and read only when Envoy runs
 
     done = subprocess.run([envoy_path(), "--mode", "validate", "-c", file], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_configuration_routes_exactly_the_public_routes():
-    config = envoy_config(GatewaySettings("127.0.0.1", 8080, 9901, 8081, {"crm": "0123456789abcdef"}))
+def test_the_configuration_routes_exactly_the_public_routes(tmp_path):
+    config = envoy_config(GatewaySettings("127.0.0.1", 8080, 9901, 8081, tmp_path))
 
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    matches = [route["match"] for route in manager["route_config"]["virtual_hosts"][0]["routes"]]
+    *declared, last = manager["route_config"]["virtual_hosts"][0]["routes"]
 
-    assert matches == [{"path": route.path} for route in public_routes()]
+    assert [route["match"] for route in declared] == [{"path": route.path} for route in public_routes()]
+    assert last["direct_response"] == {"status": 404}
 
 
 def test_a_key_is_made_once_for_its_owner_only(tmp_path):
@@ -159,6 +194,21 @@ def test_keys_that_cannot_be_used_are_refused_without_being_shown(text):
 
     assert "keys.yaml" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_folder_with_a_file_a_client_is_what_a_mounted_secret_looks_like(tmp_path):
+    mounted = tmp_path / "..2026_11_24"
+    mounted.mkdir()
+    (mounted / "crm").write_text("0123456789abcdef\n")
+    (tmp_path / "..data").symlink_to(mounted.name)
+    (tmp_path / "crm").symlink_to("..data/crm")
+
+    assert read_api_keys(tmp_path) == {"crm": "0123456789abcdef"}
+
+
+def test_a_folder_without_keys_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="a file a client"):
+        read_api_keys(tmp_path)
 
 
 def test_a_missing_key_file_is_named(tmp_path):
