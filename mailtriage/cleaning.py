@@ -20,7 +20,7 @@ from mailtriage.cleaning_rules.disclaimers import cut_disclaimers
 from mailtriage.cleaning_rules.edits import Removed, apply_edits, compose
 from mailtriage.cleaning_rules.greetings import greeting_edits
 from mailtriage.cleaning_rules.html_text import Container, is_html, visible_text, without_markup_signs
-from mailtriage.cleaning_rules.mail_lines import Line, cut_edits, split_lines
+from mailtriage.cleaning_rules.mail_lines import Line, cut_edits, split_lines, without_doubled_blanks
 from mailtriage.cleaning_rules.markup_leftovers import cut_leftovers
 from mailtriage.cleaning_rules.quotations import cut_quotations, newest_message
 from mailtriage.cleaning_rules.redaction import redaction_edits
@@ -68,16 +68,13 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
     edits: list[Removed] = []
     text, forwarded, last_resort = body, is_forward(subject), False
     work, passes = max(MOST_WORK * len(body), LEAST_WORK), 0
-    while work > 0:
-        step, kept = _clean_once(text, forwarded, greeting, passes)
-        last_resort = last_resort or kept
+    settled = False
+    while work > 0 and not settled:
         work -= len(text)
-        only_trimmed = all(_is_trim(edit, text) for edit in step)
-        edits = compose(edits, step)
-        text = apply_edits(text, step)
-        if only_trimmed:
-            break  # nothing that a rule looks at has changed
-        forwarded, passes = False, passes + 1
+        step = _clean_once(text, forwarded, greeting, passes)
+        edits, text = compose(edits, step.edits), step.text
+        last_resort = last_resort or step.last_resort
+        settled, forwarded, passes = step.settled, False, passes + 1
     clean_words = clean_subject(subject)
     if redact:
         edits = compose(edits, redaction_edits(text))
@@ -86,32 +83,54 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
     return Cleaned(clean_words, text, tuple(edits), last_resort)
 
 
-def _is_trim(edit: Removed, text: str) -> bool:
-    """Whether an edit takes blanks and line breaks from an end of a text, and nothing that hid what stands there."""
-    at_end = edit.start == 0 or edit.end == len(text)
-    return edit.kind == "whitespace" and at_end and not text[edit.start : edit.end].strip(" \t\n")
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one pass made of a text; `settled` says that another one would find nothing to do."""
+
+    text: str
+    edits: list[Removed]
+    last_resort: bool
+    settled: bool
 
 
-def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> tuple[list[Removed], bool]:
-    """The edits of one pass over a text, and whether a block was kept as a last resort."""
+def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass:
     edits: list[Removed] = []
     containers: list[Container] = []
-    if is_html(text):
+    is_markup = is_html(text)
+    if is_markup:
         visible = visible_text(text) if passes < MOST_MARKUP_PASSES else without_markup_signs(text)
         edits, text, containers = visible.edits, visible.text, visible.containers
     if not containers:
         edits, text = _then(edits, text, blank_line_edits(text))
     lines = split_lines(text, containers)
-    last_resort = _decide(lines, text.lower(), forwarded)
-    edits, text = _then(edits, text, cut_edits(lines))
-    if greeting == "cut":
-        edits, text = _then(edits, text, greeting_edits(text))
-    edits, text = _then(edits, text, white_space_edits(text))
-    return edits, last_resort
+    lowered = text.lower()
+    last_resort = _decide(lines, lowered, forwarded)
+    settled = not is_markup and _look_again(lines, lowered)
+    if cuts := cut_edits(lines):
+        edits, text = _then(edits, text, cuts)
+        settled = settled and not is_html(text)
+    if greeting == "cut" and (greetings := greeting_edits(text)):
+        edits, text = _then(edits, text, greetings)
+        settled = False
+    spaces = white_space_edits(text)
+    settled = settled and not any(text[edit.start : edit.end].strip(" \t\n") for edit in spaces)
+    edits, text = _then(edits, text, spaces)
+    return _Pass(text, edits, last_resort, settled)
 
 
 def _then(edits: list[Removed], text: str, step: list[Removed]) -> tuple[list[Removed], str]:
     return (compose(edits, step), apply_edits(text, step)) if step else (edits, text)
+
+
+def _look_again(lines: Sequence[Line], lowered: str) -> bool:
+    """Judge the lines that are left as if they were the mail; returns whether all of them stay."""
+    if not any(line.cut for line in lines):
+        return True
+    if any(line.without_marks or line.unread for line in lines):
+        return False
+    left = without_doubled_blanks(line for line in lines if line.cut is None)
+    _decide(left, lowered, forwarded=False)
+    return not any(line.cut for line in left)
 
 
 def _decide(lines: Sequence[Line], lowered: str, forwarded: bool) -> bool:
@@ -122,9 +141,10 @@ def _decide(lines: Sequence[Line], lowered: str, forwarded: bool) -> bool:
     for line in lines:
         if line.container and line.container[0] == "hidden" and line.text:
             line.cut = ("tracking", line.container[1])
-    cut_leftovers(lines)
+    if "[" in lowered or "{" in lowered:
+        cut_leftovers(lines)
     cut_app_footers(lines, lowered)
-    cut_quotations(lines, forwarded)
+    cut_quotations(lines, lowered, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
     cut_signatures(lines, lowered)
     if any(line.cut is None and _says_something(line.text) for line in lines):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, pattern
+from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
 
 _SENT = any_of("gesendet", "verschickt", "versendet", "abgeschickt", "geschrieben", "sent", "written", "typed")
 _DEVICE = any_of(
@@ -130,12 +130,13 @@ def cut_app_footers(lines: Iterable[Line], lowered: str) -> None:
 
     `lowered` is the whole mail in small letters.
     """
-    if not any(word in lowered for word in _TELLING):
+    telling = mentioned(lowered, _TELLING)
+    if not telling:
         return
     for line in lines:
-        if not line.own or len(line.text) > 300:
-            continue
         text = line.text
+        if len(text) > 300 or not line.own or not mentioned(text.lower(), telling):
+            continue
         if is_app_footer(text):
             line.cut = ("client_footer", "app_footer")
         elif _SCANNER.match(text):

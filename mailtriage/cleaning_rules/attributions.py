@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, pattern
+from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
 
 LONGEST_ATTRIBUTION = 400  # characters
 _LAST = frozenset(":：-*>")  # that an attribution may end in
@@ -18,6 +18,12 @@ _WROTE = any_of(
     r"написал(?:\(а\))?|пише|写道",
 )
 _VERB = pattern(rf"(?<!\w){_WROTE}(?!\w)")
+# One of these is in every attribution, but for `2024-03-12 10:11 Max Muster:`.
+_TELLING = (
+    "schrieb", "wrote", "writes", "@", "sent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
+    "kirjoitti", "napsal", "написал", "пише", "写道",
+)  # fmt: skip
+_YEAR_FIRST = re.compile(r"\d{4}[-/]\d")
 # Am Dienstag, 12. März 2024 um 10:11:12 MEZ hat Max Muster <max@example.org> Folgendes geschrieben:
 # Max Muster <max@example.org> schrieb am Di., 12. März 2024 um 10:11 Uhr:
 _WHOLE = re.compile(
@@ -73,10 +79,11 @@ def has_verb(text: str) -> bool:
 
 
 def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | None:
-    """The attribution that starts here: where it stops, and whether it cuts what is below it even if not quoted."""
+    """The attribution that starts here: where it stops, and whether it cuts what is below it even if not quoted.
+
+    Only for a line of which `may_start` holds.
+    """
     first = lines[position]
-    if not _may_start(first.text):
-        return None
     joined, used = "", 0
     for index in range(position, min(position + MOST_LINES + 2, len(lines))):
         text = lines[index].text
@@ -102,7 +109,13 @@ def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | N
     return None
 
 
-def _may_start(text: str) -> bool:
+def may_attribute(lowered: str) -> bool:
+    """Whether a mail, in small letters, may hold an attribution anywhere."""
+    return bool(mentioned(lowered, _TELLING)) or _YEAR_FIRST.search(lowered) is not None
+
+
+def may_start(text: str) -> bool:
+    """Whether an attribution may start with this line."""
     if _STARTS.match(text):
         return True
     named = "@" in text and _NAME_AND_ADDRESS.match(text) is not None

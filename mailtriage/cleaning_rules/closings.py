@@ -43,6 +43,8 @@ _BEGINNINGS = (
     "mf", "lg", "l.", "vg", "v.", "bg", "b.", "hochacht", "yours", "very", "truly", "sincerely", "faithfully",
     "cheers", "rgds", "br", "cordial", "salut", "schon", "nochmals", "dank", "thank", "thx", "merci",
 )  # fmt: skip
+_FIRST_LETTERS = frozenset(beginning[:2] for beginning in _BEGINNINGS)
+_BEFORE = "-–—*_/ "
 # Viele Grüße aus dem sonnigen Freiburg      Best regards from London
 _FROM_PLACE = pattern(
     r"\s*(?:aus|vom|von|from)\s+(?:(?:dem|der|den|the|sunny"
@@ -59,9 +61,14 @@ _NO_NAMES = frozenset(
 LONGEST_CLOSING = 160
 
 
+def may_close(text: str) -> bool:
+    """Whether a line could be a closing formula or thanks, by its length and its first two letters."""
+    return (text[:2].lower() in _FIRST_LETTERS or text[0] in _BEFORE) and len(text) <= LONGEST_CLOSING
+
+
 def is_closing(text: str) -> bool:
     """Whether a line is a closing formula, alone or with a name or a place."""
-    if len(text) > LONGEST_CLOSING or not text.lstrip("-–—*_/ ").lower().startswith(_BEGINNINGS):
+    if not may_close(text) or not text.lstrip(_BEFORE).lower().startswith(_BEGINNINGS):
         return False
     match = _CLOSING.match(text)
     while match is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import pattern
+from mailtriage.cleaning_rules.patterns import mentioned, pattern
 
 _FEATURES = (
     # HRB 123456      HRA 99      HRB-Nr.: 4711
@@ -54,8 +54,7 @@ _TELLING = (
 
 def features(text: str) -> int:
     """How many different facts of an imprint a text holds."""
-    lowered = text.lower()
-    if not any(word in lowered for word in _TELLING):
+    if not mentioned(text.lower(), _TELLING):
         return 0
     return sum(feature.search(text) is not None for feature in _FEATURES)
 

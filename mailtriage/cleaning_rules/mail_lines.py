@@ -25,11 +25,19 @@ class Line:
     `cut` is the kind and rule that removes the line, or `None` while it is the client's own.
     """
 
-    container: tuple[str, str] | None = None
-    indented = False
-    unread = False  # below the lines that rules read
-    cut: tuple[str, str] | None = None
-    without_marks = False  # the text stays, its quote marks go
+    __slots__ = (
+        "container",
+        "content",
+        "cut",
+        "depth",
+        "end",
+        "indented",
+        "start",
+        "stop",
+        "text",
+        "unread",
+        "without_marks",
+    )
 
     def __init__(self, start: int, end: int, stop: int, text: str, depth: int = 0, content: int = -1) -> None:
         self.start = start
@@ -38,6 +46,11 @@ class Line:
         self.text = text
         self.depth = depth
         self.content = content  # where the text after the quote marks starts
+        self.container: tuple[str, str] | None = None
+        self.indented = False
+        self.unread = False  # below the lines that rules read
+        self.cut: tuple[str, str] | None = None
+        self.without_marks = False  # the text stays, its quote marks go
 
     @property
     def quoted(self) -> bool:
@@ -121,13 +134,35 @@ def paragraphs(lines: Iterable[Line]) -> Iterator[list[Line]]:
     """Runs of lines that are still the client's, parted by blank lines and by lines that are cut."""
     block: list[Line] = []
     for line in lines:
-        if line.own:
+        if line.text and line.cut is None and not line.unread:  # `line.own`, spelt out because it is asked most often
             block.append(line)
         elif block:
             yield block
             block = []
     if block:
         yield block
+
+
+def without_doubled_blanks(lines: Iterable[Line]) -> list[Line]:
+    """The lines as they stand when white space is folded: one blank line at most between two others."""
+    left: list[Line] = []
+    for line in lines:
+        if line.text or (left and left[-1].text):
+            left.append(line)
+    return left
+
+
+def paragraphs_from_end(lines: Sequence[Line]) -> Iterator[list[Line]]:
+    """The same, the last first. What is cut while they are read does not part them."""
+    block: list[Line] = []
+    for line in reversed(lines):
+        if line.own:
+            block.append(line)
+        elif block:
+            yield block[::-1]
+            block = []
+    if block:
+        yield block[::-1]
 
 
 def cut_edits(lines: Sequence[Line]) -> list[Removed]:

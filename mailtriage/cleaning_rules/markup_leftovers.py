@@ -27,8 +27,6 @@ _STYLE = pattern(
 
 def cut_leftovers(lines: Sequence[Line]) -> None:
     """Mark lines that only name images (`html`), and at least two lines of style rules together (`css`)."""
-    if not any("[" in line.text or "{" in line.text for line in lines):
-        return
     position = 0
     while position < len(lines):
         line = lines[position]

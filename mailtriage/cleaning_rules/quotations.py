@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailtriage.cleaning_rules.attributions import attribution_at, has_verb
+from mailtriage.cleaning_rules.attributions import attribution_at, has_verb, may_attribute, may_start
 from mailtriage.cleaning_rules.closings import is_closing
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.header_blocks import header_block_at, is_heading, next_text
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, pattern
+from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
 
 _DASHES = r"[-_=*~# ]{2,}+"
 _ORIGINAL = pattern(
@@ -44,7 +44,12 @@ _REPLY_MARK = pattern(
     # ##- Bitte geben Sie Ihre Antwort oberhalb dieser Zeile ein -##      --- Reply above this line ---
     r"[-#=*_ ]{2,}+[^-#=*_]{0,40}(?:oberhalb dieser (?:Zeile|Linie)|(?:reply|above) (?:above )?(?:this|the) line)"
 )
-_MAY_SEPARATE = frozenset("-_=*~#>AWBMFOaw")
+# One of these is in every line that separates messages.
+_SEPARATING = (
+    "original", "ursprüngliche", "urspruengliche", "message d'origine", "oprindelig", "ursprungligt", "oorspronkelijk",
+    "oryginalna", "исходное", "alkuperäinen", "antwort nachricht", "antwort-nachricht", "reply message", "forwarded",
+    "weitergeleitet", "transféré", "inoltrato", "reenviado", "dieser zeile", "dieser linie", "this line", "the line",
+)  # fmt: skip
 _DELIMITERS = frozenset({"--", "—", "__"})
 _RULES = frozenset("-_=*~#─—–")
 
@@ -87,16 +92,17 @@ class _Head:
     strong: bool = True
 
 
-def cut_quotations(lines: Sequence[Line], forwarded: bool) -> None:
+def cut_quotations(lines: Sequence[Line], lowered: str, forwarded: bool) -> None:
     """Mark earlier messages (`quote`), and the headings of a forward whose text is kept (`forward_header`).
 
-    `forwarded` says that the subject calls the mail a forward.
+    `lowered` is the whole mail in small letters; `forwarded` says that the subject calls the mail a forward.
     """
     position, since = 0, 0  # `since`: where the words that stand above the next message begin
     enough = ENOUGH_OWN_WORDS
+    kinds = _kinds_of_heads(lowered)
     while position < len(lines):
         line = lines[position]
-        head = _head_at(lines, position) if line.own else None
+        head = _head_at(lines, position, kinds) if line.own else None
         if head is not None:
             position = since = _take(lines, head, since, forwarded, enough)
             enough = ENOUGH_FORWARDED_WORDS
@@ -118,7 +124,7 @@ def newest_message(lines: Sequence[Line]) -> list[Line]:
     position = 0
     while position < len(lines):
         line = lines[position]
-        head = _head_at(lines, position) if line.text and line.cut and line.cut[0] == "quote" else None
+        head = _head_at(lines, position, (True, True)) if line.text and line.cut and line.cut[0] == "quote" else None
         if head is not None and message:
             break
         if head is not None:
@@ -130,15 +136,21 @@ def newest_message(lines: Sequence[Line]) -> list[Line]:
     return message
 
 
-def _head_at(lines: Sequence[Line], position: int) -> _Head | None:
+def _kinds_of_heads(lowered: str) -> tuple[bool, bool]:
+    """Whether a mail may hold separators, and whether it may hold attributions."""
+    return bool(mentioned(lowered, _SEPARATING)), may_attribute(lowered)
+
+
+def _head_at(lines: Sequence[Line], position: int, kinds: tuple[bool, bool]) -> _Head | None:
     text = lines[position].text
     if len(text) > 400:
         return None
-    if text[0] in _MAY_SEPARATE and (separator := _separator_at(lines, position)) is not None:
+    separates, attributes = kinds
+    if separates and (separator := _separator_at(lines, position)) is not None:
         return separator
     if (":" in text[:24] or text[0] in _RULES) and (stop := header_block_at(lines, position)) is not None:
         return _Head(position, stop, "header_block")
-    if (attribution := attribution_at(lines, position)) is not None:
+    if attributes and may_start(text) and (attribution := attribution_at(lines, position)) is not None:
         container = lines[position].container
         marked = container is not None and container[0] == "attribution"
         return _Head(position, attribution[0], "attribution", strong=attribution[1] or marked)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import chain, islice, pairwise, takewhile
 
-from mailtriage.cleaning_rules.closings import is_closing, is_name, is_only_thanks, is_short_closing
+from mailtriage.cleaning_rules.closings import is_closing, is_name, is_only_thanks, is_short_closing, may_close
 from mailtriage.cleaning_rules.disclaimers import is_disclaimer
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
-from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
-from mailtriage.cleaning_rules.patterns import pattern
+from mailtriage.cleaning_rules.mail_lines import Line, paragraphs, paragraphs_from_end
+from mailtriage.cleaning_rules.patterns import mentioned, pattern
 from mailtriage.cleaning_rules.signature_lines import (
     is_company,
     is_contact,
@@ -22,8 +22,7 @@ from mailtriage.cleaning_rules.signature_lines import (
     is_signature_line,
 )
 
-# --      __      —
-_DELIMITER = pattern(r"(?:--|—|__)$")
+_DELIMITERS = frozenset({"--", "—", "__"})
 # ________________      ***      ~~~~      ᐧ
 _RULE = pattern(r"(?:[-_=*~#+─—–.•·|]{2,}|[—–_ᐧ·•|])$")
 _REFERS_TO_SIGNATURE = pattern(
@@ -57,8 +56,8 @@ def cut_signatures(lines: Sequence[Line], lowered: str) -> None:
 
     `lowered` is the whole mail in small letters.
     """
-    may_refer = any(word in lowered for word in _REFERRING)
-    refers = may_refer and any(line.own and _refers_to_signature(line.text) for line in lines)
+    referring = mentioned(lowered, _REFERRING)
+    refers = bool(referring) and any(_refers_to_signature(line, referring) for line in lines)
     if not refers:
         _cut_elements(lines)
         _cut_below_delimiter(lines)
@@ -69,21 +68,24 @@ def cut_signatures(lines: Sequence[Line], lowered: str) -> None:
     _cut_rules_at_end(lines)
 
 
-def _refers_to_signature(text: str) -> bool:
-    return len(text) < 400 and _REFERS_TO_SIGNATURE.search(text) is not None
+def _refers_to_signature(line: Line, referring: Sequence[str]) -> bool:
+    text = line.text
+    if len(text) >= 400 or not line.own or not mentioned(text.lower(), referring):
+        return False
+    return _REFERS_TO_SIGNATURE.search(text) is not None
 
 
 def _cut_elements(lines: Sequence[Line]) -> None:
     """`<div class="gmail_signature">` and its kind."""
     for line in lines:
-        if line.own and line.container and line.container[0] == "signature" and not is_kept(line.text):
+        if line.container and line.container[0] == "signature" and line.own and not is_kept(line.text):
             line.cut = ("signature", line.container[1])
 
 
 def _cut_below_delimiter(lines: Sequence[Line]) -> None:
     """`-- ` and what follows, unless somebody goes on speaking there."""
     for index, line in enumerate(lines):
-        if not line.own or not _DELIMITER.match(line.text):
+        if line.text not in _DELIMITERS or not line.own:
             continue
         below = (later for later in islice(lines, index + 1, None) if later.own)
         block = list(islice(below, LONGEST_SIGNATURE + 1))
@@ -104,7 +106,7 @@ def _is_spoken(block: Sequence[Line]) -> bool:
 
 def _cut_below_closings(lines: Sequence[Line]) -> None:
     for index, line in enumerate(lines):
-        if not line.own:
+        if not line.text or not may_close(line.text) or not line.own:
             continue
         if is_closing(line.text):
             if is_short_closing(line.text) and not _may_close(lines, index):
@@ -178,11 +180,15 @@ def _cut_line(line: Line, rule: str, names: bool, others: bool) -> bool:
 
 def _cut_contact_block(lines: Sequence[Line]) -> None:
     """Last paragraphs without a closing: a name, at least two details, and among them a way to reach somebody."""
-    blocks = list(paragraphs(lines))
-    while len(blocks) > 1 and _is_contact_block(blocks[-1], blocks[-2][-1].text[-200:]):
-        _cut_contacts(blocks.pop())
-        while len(blocks) > 1 and _is_name_above(blocks[-1]) and not _INTRODUCES.search(blocks[-2][-1].text[-200:]):
-            _cut_contacts(blocks.pop())
+    with_one_above = pairwise(paragraphs_from_end(lines))
+    names = False  # whether contacts were cut below
+    for block, above in with_one_above:
+        before = above[-1].text[-200:]
+        if not (names and _is_name_above(block) and not _INTRODUCES.search(before)):
+            if not _is_contact_block(block, before):
+                return
+            names = True
+        _cut_contacts(block)
 
 
 def _cut_contacts(block: Sequence[Line]) -> None:
@@ -215,14 +221,14 @@ def _cut_imprint_at_end(lines: Sequence[Line]) -> bool:
 
     Returns whether any was.
     """
-    blocks = list(paragraphs(lines))
-    for position in range(len(blocks) - 1, -1, -1):
-        block = blocks[position]
-        announced = position > 0 and blocks[position - 1][-1].text.endswith(":")
+    found = False
+    for block, above in pairwise(chain(paragraphs_from_end(lines), ([],))):
+        announced = bool(above) and above[-1].text.endswith(":")
         if announced or not is_imprint(block) or not all(is_signature_line(line.text) for line in block):
-            return position < len(blocks) - 1
+            break
         cut_imprint(block)
-    return bool(blocks)
+        found = True
+    return found
 
 
 def _cut_rules_at_end(lines: Sequence[Line]) -> None:

@@ -10,26 +10,22 @@ from mailtriage.cleaning_rules.edits import Removed
 
 # Characters that show nothing: null bytes, soft hyphens, zero-width spaces, byte order marks.
 _INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"
+_RARE = rf"\xa0\u202f\u2007\x0b\x0c\r{_INVISIBLE}"
 # Single spaces and line breaks inside of a text are as they should be, and most frequent: they are no run.
-_RUN = re.compile(
-    rf"[ \t\xa0\u202f\u2007\x0b\x0c\r\n{_INVISIBLE}]{{2,}}+|[\xa0\u202f\u2007\x0b\x0c\r{_INVISIBLE}]|\A[ \t\n]"
-    rf"|[ \t\n]\Z"
-)
+_RUN = re.compile(rf"[ \t\n{_RARE}](?:[ \t\n{_RARE}]++|(?<=[{_RARE}])|\Z|(?<!..))", re.DOTALL)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _NOT_SHOWN = re.compile(rf"[\x0b\x0c{_INVISIBLE}]")
 _SPACES = str.maketrans({"\xa0": " ", "\u202f": " ", "\u2007": " "})
 
 
-_MANY_BLANK_LINES = re.compile(r"\n(?:[ \t]*+\r?\n){7,}+")
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*+\r?\n){2,}+")
 
 
 def blank_line_edits(text: str) -> list[Removed]:
-    """Edits that shrink long runs of blank lines, which would each be looked at, to a single one."""
-    if "\n\n\n" not in text and "\n " not in text and "\r" not in text:
+    """Edits that make one blank line of several, before rules look at what stands above and below."""
+    if "\n\n\n" not in text and "\n " not in text and "\n\t" not in text and "\r" not in text:
         return []
-    return [
-        Removed("whitespace", "blank_lines", run.start(), run.end(), "\n\n") for run in _MANY_BLANK_LINES.finditer(text)
-    ]
+    return [Removed("whitespace", "white_space", run.start(), run.end(), "\n\n") for run in _BLANK_LINES.finditer(text)]
 
 
 def white_space_edits(text: str) -> list[Removed]:
