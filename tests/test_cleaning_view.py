@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
 from mailtriage.cleaning import clean
-from mailtriage.cleaning_view import KINDS, html_view, terminal_view
+from mailtriage.cleaning_view import KINDS, html_page, html_view, terminal_view
+from mailtriage.readers import Rejected, read_mails
 
+FIXTURES = Path(__file__).parent / "fixtures" / "mails"
+
+SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 BODY = "Bitte <b>sofort</b> sperren!<br>Gru&szlig; \x1b[31m<br>Max<br>&gt; alt"
 
 
 def struck(body: str, markup: bool = False) -> list[tuple[str, str]]:
     view = terminal_view(body, clean(body), markup)
-    return [(view.plain[span.start : span.end], str(span.style)) for span in view.spans]
+    parts = [(view.plain[span.start : span.end], str(span.style)) for span in view.spans]
+    return [(part, style) for part, style in parts if part.strip()]
 
 
 def test_removed_lines_are_struck_out_in_the_colour_of_their_kind() -> None:
@@ -33,6 +39,40 @@ def test_the_text_without_what_is_struck_is_the_cleaned_text() -> None:
 
     kept = re.sub(r"<del.*?</del>", "", shown.split("</pre>")[0], flags=re.DOTALL)
     assert re.sub(r"<[^>]*>", "", kept) == cleaned.text
+
+
+def test_cut_white_space_does_not_run_words_together() -> None:
+    plain = "Karte sperren!\n\nGruß\nMax\n\nMuster GmbH, Amtsgericht Köln HRB 4711\n\nGesendet von meinem iPhone\n"
+    markup = "<div>Karte sperren!<br><br>Gesendet von meinem iPhone</div><blockquote type=cite>Wann?</blockquote>"
+
+    assert terminal_view(plain, clean(plain)).plain.split("\n")[:8] == [
+        *("Karte sperren!", "", "Gruß", "Max", "", "Muster GmbH, Amtsgericht Köln HRB 4711", ""),
+        "Gesendet von meinem iPhone",
+    ]
+    assert terminal_view(markup, clean(markup)).plain.split("\n")[:4] == [
+        *("Karte sperren!", "", "Gesendet von meinem iPhone", "Wann?")
+    ]
+
+
+def test_what_is_not_struck_is_the_cleaned_text_of_every_mail() -> None:
+    for mail in read_mails(FIXTURES):
+        assert not isinstance(mail, Rejected)
+        cleaned = clean(mail.body, mail.subject)
+
+        shown = html_view(mail.body, cleaned).split("</pre>")[0].removeprefix('<pre class="mail">')
+
+        kept = html.unescape(re.sub(r"<del.*?</del>", "", shown, flags=re.DOTALL))
+        assert kept.translate(SYMBOLS) == cleaned.text.translate(SYMBOLS), mail.id
+
+
+def test_a_page_holds_every_mail_and_fetches_nothing() -> None:
+    mails = [mail for mail in read_mails(FIXTURES) if not isinstance(mail, Rejected)]
+
+    page = "".join(html_page((mail, clean(mail.body, mail.subject)) for mail in mails))
+
+    assert page.count("<article>") == len(mails)
+    assert not re.search(r"<(?:script|link|img|iframe)\b|@import|url\(", page)
+    assert {kind for kind in KINDS if f'<del class="{kind}"' in page} >= {"quote", "signature", "legal_footer"}
 
 
 def test_markup_is_shown_only_when_asked_for() -> None:
