@@ -6,13 +6,18 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from mailtriage import __version__
-from mailtriage.errors import ConfigError, MailtriageError
+from mailtriage.errors import ConfigError, DataError, MailtriageError
+
+if TYPE_CHECKING:
+    from mailtriage.cleaning import Cleaned
+    from mailtriage.mail import Email
 
 app = typer.Typer(
     help="Sorts customer e-mail: cleans it, gives it three labels, and decides who looks at it.",
@@ -81,6 +86,7 @@ def train(
     config: Annotated[Path, typer.Option(help="Training configuration, YAML.")],
     data: Annotated[Path, typer.Option(help="A file or folder of labelled mails.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    warm_start: Annotated[str | None, typer.Option(help="Start from this bundle; as in the configuration.")] = None,
 ) -> None:
     """Clean, split and train; write a bundle. A stopped run goes on when it is started again."""
     from mailtriage.config import load_config
@@ -92,6 +98,8 @@ def train(
     from mailtriage.training import train as train_bundle
 
     settings = load_config(config)
+    if warm_start:
+        settings = settings.model_copy(update={"warm_start": warm_start})
     taxonomy = Taxonomy.load(settings.taxonomy)
     rows = list(read_labelled(data, taxonomy))
     rejected = [row for row in rows if isinstance(row, Rejected)]
@@ -132,10 +140,14 @@ def clean(
     output: Annotated[Path | None, typer.Argument(help="JSONL file to write.")] = None,
     quarantine: Annotated[Path | None, typer.Option(help="JSONL file for rows that cannot be read.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print each mail with what was cut struck out.")] = False,
+    html: Annotated[Path | None, typer.Option(help="With --show: write a page of HTML instead of printing.")] = None,
+    mail_id: Annotated[str | None, typer.Option("--id", help="With --show: only the mail with this id.")] = None,
 ) -> None:
     """Cut mails down to what the client wrote now, and say what was removed."""
+    if (html is not None or mail_id is not None) and not show:
+        raise ConfigError("--html and --id say what --show does: give --show, too")
     if show:
-        _show_mails(mails)
+        _show_mails(mails, html, mail_id)
     if output is not None:
         _clean_file(mails, output, quarantine)
     elif not show:
@@ -154,26 +166,43 @@ def _clean_file(mails: Path, output: Path, quarantine: Path | None) -> None:
     say(f"wrote {counts.mails:,} cleaned mails to {output}; {counts.rejected:,} rows could not be read")
 
 
-def _show_mails(path: Path) -> None:
+def _show_mails(path: Path, html: Path | None, mail_id: str | None) -> None:
+    from mailtriage.cleaning_view import html_page, terminal_view
+
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        with html.open("w", encoding="utf-8") as file:
+            file.writelines(html_page(_cleaned_mails(path, mail_id)))
+        say(f"wrote {html}")
+        return
+    page = Console(highlight=False)
+    for mail, cleaned in _cleaned_mails(path, mail_id):
+        page.rule(Text(f"{mail.id}: {cleaned.subject}"), align="left")
+        page.print(terminal_view(mail.body, cleaned))
+
+
+def _cleaned_mails(path: Path, mail_id: str | None) -> Iterator[tuple[Email, Cleaned]]:
     from mailtriage.cleaning import clean as clean_body
-    from mailtriage.cleaning_view import terminal_view
     from mailtriage.readers import Rejected, read_mails
 
-    page = Console(highlight=False)
+    found = False
     for mail in read_mails(path):
         if isinstance(mail, Rejected):
             say(f"row {mail.row} of {mail.source}: {mail.reason}")
-            continue
-        cleaned = clean_body(mail.body, mail.subject)
-        page.rule(f"{mail.id}: {cleaned.subject}", align="left")
-        page.print(terminal_view(mail.body, cleaned))
+        elif mail_id is None or mail.id == mail_id:
+            found = True
+            yield mail, clean_body(mail.body, mail.subject)
+    if not found:
+        wanted = "a mail" if mail_id is None else f"the mail '{mail_id}'"
+        raise DataError(f"expected {wanted} in {path}, found none")
 
 
 @app.command()
 def predict(bundle: Path, mails: ExistingFile, output: Path) -> None:
     """Label mails with a bundle; write one JSON answer a mail, in order, as the REST route gives."""
     from mailtriage.bundle import Bundle
-    from mailtriage.inference import OnnxEngine, Triage
+    from mailtriage.engines import OnnxEngine
+    from mailtriage.inference import Triage
     from mailtriage.inference import predict as predict_mails
     from mailtriage.readers import Rejected, read_mails
 
