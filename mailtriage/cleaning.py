@@ -94,41 +94,43 @@ class _Pass:
 
 
 def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass:
-    edits: list[Removed] = []
+    markup: list[Removed] = []
     containers: list[Container] = []
     is_markup = is_html(text)
     if is_markup:
         visible = visible_text(text) if passes < MOST_MARKUP_PASSES else without_markup_signs(text)
-        edits, text, containers = visible.edits, visible.text, visible.containers
-    if not containers:
-        edits, text = _then(edits, text, blank_line_edits(text))
+        markup, text, containers = visible.edits, visible.text, visible.containers
+    edits = [] if containers else blank_line_edits(text)
+    text = apply_edits(text, edits)
     lines = split_lines(text, containers)
     lowered = text.lower()
     last_resort = _decide(lines, lowered, forwarded)
-    settled = not is_markup and _look_again(lines, lowered)
-    if cuts := cut_edits(lines):
-        edits, text = _then(edits, text, cuts)
+    settled = _look_again(lines, lowered, bool(containers))
+    cuts = cut_edits(lines)
+    edits, text = compose(edits, cuts), apply_edits(text, cuts)
+    if cuts or is_markup:
         settled = settled and not is_html(text)
     if greeting == "cut" and (greetings := greeting_edits(text)):
-        edits, text = _then(edits, text, greetings)
+        edits, text = compose(edits, greetings), apply_edits(text, greetings)
         settled = False
     spaces = white_space_edits(text)
     settled = settled and not any(text[edit.start : edit.end].strip(" \t\n") for edit in spaces)
-    edits, text = _then(edits, text, spaces)
-    return _Pass(text, edits, last_resort, settled)
+    edits, text = compose(edits, spaces), apply_edits(text, spaces)
+    return _Pass(text, compose(markup, edits), last_resort, settled)
 
 
-def _then(edits: list[Removed], text: str, step: list[Removed]) -> tuple[list[Removed], str]:
-    return (compose(edits, step), apply_edits(text, step)) if step else (edits, text)
+def _look_again(lines: Sequence[Line], lowered: str, contained: bool) -> bool:
+    """Judge the lines that are left as if they were the mail; returns whether all of them stay.
 
-
-def _look_again(lines: Sequence[Line], lowered: str) -> bool:
-    """Judge the lines that are left as if they were the mail; returns whether all of them stay."""
-    if not any(line.cut for line in lines):
+    `contained`: some stand in elements of HTML, which the text that is left does not have any more.
+    """
+    if not contained and not any(line.cut for line in lines):
         return True
     if any(line.without_marks or line.unread for line in lines):
         return False
     left = without_doubled_blanks(line for line in lines if line.cut is None)
+    for line in left:
+        line.container, line.indented = None, False
     _decide(left, lowered, forwarded=False)
     return not any(line.cut for line in left)
 

@@ -23,7 +23,7 @@ _TELLING = (
     "schrieb", "wrote", "writes", "@", "sent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
     "kirjoitti", "napsal", "написал", "пише", "写道",
 )  # fmt: skip
-_YEAR_FIRST = re.compile(r"\d{4}[-/]\d")
+_YEAR_FIRST = re.compile(r"[-/](?<=\d{4}.)\d")
 # Am Dienstag, 12. März 2024 um 10:11:12 MEZ hat Max Muster <max@example.org> Folgendes geschrieben:
 # Max Muster <max@example.org> schrieb am Di., 12. März 2024 um 10:11 Uhr:
 _WHOLE = re.compile(

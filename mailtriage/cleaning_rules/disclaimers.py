@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
 from mailtriage.cleaning_rules.patterns import any_of, pattern
 
+_SIGNS = "*_#=-( \t"
 _START = pattern(
-    r"[*_#=\-\s(]{0,8}"
+    r"[*_#=\- \t(]{0,8}"
     + any_of(
         # Wichtiger Hinweis: Diese E-Mail ist vertraulich.      Confidentiality Notice: ...      Disclaimer
         r"(?:wichtiger |rechtlicher |allgemeiner )?(?:hinweis|haftungsausschlu(?:ss|ß)|disclaimer"
@@ -31,6 +32,13 @@ _START = pattern(
         r"(?:informationen|hinweise?) (?:zum|zur) (?:umgang|datenschutz|verarbeitung)",
     )
 )
+# What a disclaimer begins with, in small letters, behind signs such as `*` or `(`.
+_BEGINNINGS = (
+    "wichtig", "rechtlich", "allgemein", "hinweis", "haftung", "disclaimer", "vertraulich", "datenschutz", "confidential",
+    "important", "legal", "notice", "caution", "achtung", "privileged", "diese", "der inhalt", "die ", "alle ", "this",
+    "the ", "any", "bitte", "please", "think", "denk", "schon", "if you", "sollten", "falls", "wenn", "sind", "internet",
+    "email", "e-mail", "information",
+)  # fmt: skip
 # Each counts once: two of them make a disclaimer.
 _WORDS = (
     pattern(r"vertraulich|confidential|privileged|rechtlich geschützt|rechtlich geschuetzt"),
@@ -60,11 +68,12 @@ def cut_disclaimers(lines: Iterable[Line]) -> None:
 
 def is_disclaimer(block: Sequence[Line]) -> bool:
     """Whether a paragraph begins like a disclaimer, says two things that disclaimers say, and nobody speaks in it."""
-    if not _START.match(block[0].text):
+    first = block[0].text
+    if not first.lstrip(_SIGNS).lower().startswith(_BEGINNINGS) or not _START.match(first):
         return False
     text = " ".join(line.text for line in block[:20])[:3000]
     if _SPEAKS.search(text):
         return False
-    if _PAPER.search(block[0].text) and len(text) < 200:
+    if _PAPER.search(first) and len(text) < 200:
         return True
     return sum(words.search(text) is not None for words in _WORDS) >= 2

@@ -20,8 +20,10 @@ class Removed:
     replacement: str = ""
 
 
-def apply_edits(text: str, edits: Iterable[Removed]) -> str:
+def apply_edits(text: str, edits: Sequence[Removed]) -> str:
     """The text with every span replaced; `edits` are in order and do not overlap."""
+    if not edits:
+        return text
     parts: list[str] = []
     position = 0
     for edit in edits:

@@ -114,7 +114,7 @@ _TIGHT = re.compile(r"MsoNormal|MsoPlainText|margin(?:-top|-bottom)?\s*:\s*0", r
 
 def is_html(body: str) -> bool:
     """Whether a body is HTML source rather than plain text."""
-    if ";" in body and _TELLING_ENTITY.search(body):
+    if "&" in body and _TELLING_ENTITY.search(body):
         return True
     if "<" not in body or ">" not in body:
         return False
