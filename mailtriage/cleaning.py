@@ -22,6 +22,7 @@ from mailtriage.cleaning_rules.greetings import greeting_edits
 from mailtriage.cleaning_rules.html_text import Container, is_html, visible_text, without_markup_signs
 from mailtriage.cleaning_rules.mail_lines import Line, cut_edits, split_lines, without_doubled_blanks
 from mailtriage.cleaning_rules.markup_leftovers import cut_leftovers
+from mailtriage.cleaning_rules.patterns import Mentions
 from mailtriage.cleaning_rules.quotations import cut_quotations, newest_message
 from mailtriage.cleaning_rules.redaction import redaction_edits
 from mailtriage.cleaning_rules.signatures import cut_signatures
@@ -103,9 +104,9 @@ def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass
     edits = [] if containers else blank_line_edits(text)
     text = apply_edits(text, edits)
     lines = split_lines(text, containers)
-    lowered = text.lower()
-    last_resort = _decide(lines, lowered, forwarded)
-    settled = _look_again(lines, lowered, bool(containers))
+    mentions = Mentions(text)
+    last_resort = _decide(lines, mentions, forwarded)
+    settled = _look_again(lines, mentions, bool(containers))
     cuts = cut_edits(lines)
     edits, text = compose(edits, cuts), apply_edits(text, cuts)
     if cuts or is_markup:
@@ -119,7 +120,7 @@ def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass
     return _Pass(text, compose(markup, edits), last_resort, settled)
 
 
-def _look_again(lines: Sequence[Line], lowered: str, contained: bool) -> bool:
+def _look_again(lines: Sequence[Line], mentions: Mentions, contained: bool) -> bool:
     """Judge the lines that are left as if they were the mail; returns whether all of them stay.
 
     `contained`: some stand in elements of HTML, which the text that is left does not have any more.
@@ -131,24 +132,21 @@ def _look_again(lines: Sequence[Line], lowered: str, contained: bool) -> bool:
     left = without_doubled_blanks(line for line in lines if line.cut is None)
     for line in left:
         line.container, line.indented = None, False
-    _decide(left, lowered, forwarded=False)
+    _decide(left, mentions, forwarded=False)
     return not any(line.cut for line in left)
 
 
-def _decide(lines: Sequence[Line], lowered: str, forwarded: bool) -> bool:
-    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort.
-
-    `lowered` is the whole text in small letters, in which rules look for the words that they need.
-    """
+def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool) -> bool:
+    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort."""
     for line in lines:
         if line.container and line.container[0] == "hidden" and line.text:
             line.cut = ("tracking", line.container[1])
-    if "[" in lowered or "{" in lowered:
+    if "[" in mentions.lowered or "{" in mentions.lowered:
         cut_leftovers(lines)
-    cut_app_footers(lines, lowered)
-    cut_quotations(lines, lowered, forwarded)
+    cut_app_footers(lines, mentions)
+    cut_quotations(lines, mentions, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
-    cut_signatures(lines, lowered)
+    cut_signatures(lines, mentions)
     if any(line.cut is None and _says_something(line.text) for line in lines):
         return False
     return _keep_best_block(lines)

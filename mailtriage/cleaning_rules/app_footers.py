@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
+from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, mentioned, pattern
 
 _SENT = any_of("gesendet", "verschickt", "versendet", "abgeschickt", "geschrieben", "sent", "written", "typed")
 _DEVICE = any_of(
@@ -58,9 +58,6 @@ _SPEAKS_OF_SENDING = pattern(
 _POLITE = pattern(r"holen sie sich|laden sie|this (?:e-?mail|mail|message) was")
 # please excuse any typos      Bitte entschuldigen Sie Tippfehler
 _EXCUSES = pattern(r"excuse|typo|brevity|tippfehler|entschuldig|kürze")
-_MAY_BE_APP_FOOTER = pattern(
-    _SENT, r"outlook (?:for|für)|from my|envoyé|sendt|inviat|enviad|verstuurd|verzonden|skickat|wysł|von meinem"
-)
 
 _SCANNER = pattern(
     # Diese E-Mail wurde von Avast Antivirus-Software auf Viren geprüft.
@@ -108,14 +105,10 @@ _OPT_OUT = pattern(
     r"(?:to|if you)\b[^.?!]{0,60}(?:unsubscribe|stop receiving)[^.?!]{0,60}(?:click|visit|here|link"
     r"|preferences)[^?!]{0,80}$",
 )
-_MAY_BE_OPT_OUT = pattern(
-    r"abbestell|abmeld|abzumeld|unsubscribe|im browser|browser|preferences|nicht mehr erhalten|opt[- ]?out|austragen"
-    r"|stop receiving"
-)
 
 
 # One of these is in every line that a rule of this module cuts; in most mails, none is anywhere.
-_TELLING = (
+_TELLING = Telling(
     "gesend", "sendet", "schickt", "sent ", "written", "typed", "outlook", "from my", "von meinem", "envoy",
     "sendt ", "inviat", "enviad", "verstuurd", "verzonden", "skickat", "wysł", "geschrieben", "viren", "virus",
     "avast", "avg.com", "geprüft", "geprueft", "checked", "scanned", "extern", "outside", "außerhalb",
@@ -125,12 +118,9 @@ _TELLING = (
 )  # fmt: skip
 
 
-def cut_app_footers(lines: Iterable[Line], lowered: str) -> None:
-    """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`).
-
-    `lowered` is the whole mail in small letters.
-    """
-    telling = mentioned(lowered, _TELLING)
+def cut_app_footers(lines: Iterable[Line], mentions: Mentions) -> None:
+    """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`)."""
+    telling = mentions.of(_TELLING)
     if not telling:
         return
     for line in lines:
@@ -143,13 +133,13 @@ def cut_app_footers(lines: Iterable[Line], lowered: str) -> None:
             line.cut = ("client_footer", "virus_scanner")
         elif _BANNER.match(text):
             line.cut = ("disclaimer", "external_banner")
-        elif _MAY_BE_OPT_OUT.search(text) and _OPT_OUT.match(text):
+        elif _OPT_OUT.match(text):
             line.cut = ("tracking", "opt_out")
 
 
 def is_app_footer(text: str) -> bool:
     """Whether a line is what a mail app appends, such as `Gesendet von meinem iPhone`."""
-    if not _MAY_BE_APP_FOOTER.search(text) or not _APP_FOOTER.match(text):
+    if not _APP_FOOTER.match(text):
         return False
     rest = _POLITE.sub("", text, count=1)
     return _SPEAKS_OF_SENDING.search(rest) is None or _EXCUSES.search(rest) is not None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
+from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, pattern
 
 LONGEST_ATTRIBUTION = 400  # characters
 _LAST = frozenset(":：-*>")  # that an attribution may end in
@@ -18,9 +18,9 @@ _WROTE = any_of(
     r"написал(?:\(а\))?|пише|写道",
 )
 _VERB = pattern(rf"(?<!\w){_WROTE}(?!\w)")
-# One of these is in every attribution, but for `2024-03-12 10:11 Max Muster:`.
-_TELLING = (
-    "schrieb", "wrote", "writes", "@", "sent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
+# A verb, or what an address ends in; but for `2024-03-12 10:11 Max Muster:`, one of these is in every attribution.
+_TELLING = Telling(
+    "schrieb", "wrote", "writes", ">:", "\n>", "\n:", "sent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
     "kirjoitti", "napsal", "написал", "пише", "写道",
 )  # fmt: skip
 _YEAR_FIRST = re.compile(r"[-/](?<=\d{4}.)\d")
@@ -109,9 +109,9 @@ def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | N
     return None
 
 
-def may_attribute(lowered: str) -> bool:
-    """Whether a mail, in small letters, may hold an attribution anywhere."""
-    return bool(mentioned(lowered, _TELLING)) or _YEAR_FIRST.search(lowered) is not None
+def may_attribute(mentions: Mentions) -> bool:
+    """Whether a mail may hold an attribution anywhere."""
+    return bool(mentions.of(_TELLING)) or _YEAR_FIRST.search(mentions.lowered) is not None
 
 
 def may_start(text: str) -> bool:

@@ -16,6 +16,32 @@ def pattern(*alternatives: str, flags: int = re.IGNORECASE) -> re.Pattern[str]:
     return re.compile(any_of(*alternatives), flags)
 
 
+class Telling:
+    """Words in small letters, one of which is in whatever a rule looks for."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+
+class Mentions:
+    """Which telling words a mail holds: `lowered` is the mail in small letters, and each rule's words are looked for once."""
+
+    __slots__ = ("found", "lowered")
+
+    def __init__(self, text: str) -> None:
+        self.lowered = text.lower()
+        self.found: dict[Telling, list[str]] = {}
+
+    def of(self, telling: Telling) -> list[str]:
+        """Those of a rule's words that the mail holds."""
+        words = self.found.get(telling)
+        if words is None:
+            words = self.found[telling] = mentioned(self.lowered, telling.words)
+        return words
+
+
 def mentioned(lowered: str, words: Iterable[str]) -> list[str]:
-    """Those of some words, in small letters, that stand in a text: a mail that has none needs no expression at all."""
+    """Those of some words, in small letters, that stand in a text."""
     return [word for word in words if word in lowered]

@@ -11,7 +11,7 @@ from mailtriage.cleaning_rules.closings import is_closing
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.header_blocks import header_block_at, is_heading, next_text
 from mailtriage.cleaning_rules.mail_lines import Line
-from mailtriage.cleaning_rules.patterns import any_of, mentioned, pattern
+from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, pattern
 
 _DASHES = r"[-_=*~# ]{2,}+"
 _ORIGINAL = pattern(
@@ -45,7 +45,7 @@ _REPLY_MARK = pattern(
     r"[-#=*_ ]{2,}+[^-#=*_]{0,40}(?:oberhalb dieser (?:Zeile|Linie)|(?:reply|above) (?:above )?(?:this|the) line)"
 )
 # One of these is in every line that separates messages.
-_SEPARATING = (
+_SEPARATING = Telling(
     "original", "ursprüngliche", "urspruengliche", "message d'origine", "oprindelig", "ursprungligt", "oorspronkelijk",
     "oryginalna", "исходное", "alkuperäinen", "antwort nachricht", "antwort-nachricht", "reply message", "forwarded",
     "weitergeleitet", "transféré", "inoltrato", "reenviado", "dieser zeile", "dieser linie", "this line", "the line",
@@ -92,17 +92,17 @@ class _Head:
     strong: bool = True
 
 
-def cut_quotations(lines: Sequence[Line], lowered: str, forwarded: bool) -> None:
+def cut_quotations(lines: Sequence[Line], mentions: Mentions, forwarded: bool) -> None:
     """Mark earlier messages (`quote`), and the headings of a forward whose text is kept (`forward_header`).
 
-    `lowered` is the whole mail in small letters; `forwarded` says that the subject calls the mail a forward.
+    `forwarded` says that the subject calls the mail a forward.
     """
     position, since = 0, 0  # `since`: where the words that stand above the next message begin
     enough = ENOUGH_OWN_WORDS
-    kinds = _kinds_of_heads(lowered)
+    separates, attributes = bool(mentions.of(_SEPARATING)), may_attribute(mentions)
     while position < len(lines):
         line = lines[position]
-        head = _head_at(lines, position, kinds) if line.own else None
+        head = _head_at(lines, position, separates, attributes) if line.own else None
         if head is not None:
             position = since = _take(lines, head, since, forwarded, enough)
             enough = ENOUGH_FORWARDED_WORDS
@@ -124,7 +124,7 @@ def newest_message(lines: Sequence[Line]) -> list[Line]:
     position = 0
     while position < len(lines):
         line = lines[position]
-        head = _head_at(lines, position, (True, True)) if line.text and line.cut and line.cut[0] == "quote" else None
+        head = _head_at(lines, position) if line.text and line.cut and line.cut[0] == "quote" else None
         if head is not None and message:
             break
         if head is not None:
@@ -136,16 +136,11 @@ def newest_message(lines: Sequence[Line]) -> list[Line]:
     return message
 
 
-def _kinds_of_heads(lowered: str) -> tuple[bool, bool]:
-    """Whether a mail may hold separators, and whether it may hold attributions."""
-    return bool(mentioned(lowered, _SEPARATING)), may_attribute(lowered)
-
-
-def _head_at(lines: Sequence[Line], position: int, kinds: tuple[bool, bool]) -> _Head | None:
+def _head_at(lines: Sequence[Line], position: int, separates: bool = True, attributes: bool = True) -> _Head | None:
+    """The head that starts here; `separates` and `attributes` say which kinds the mail may hold at all."""
     text = lines[position].text
     if len(text) > 400:
         return None
-    separates, attributes = kinds
     if separates and (separator := _separator_at(lines, position)) is not None:
         return separator
     if (":" in text[:24] or text[0] in _RULES) and (stop := header_block_at(lines, position)) is not None:

@@ -10,7 +10,7 @@ from mailtriage.cleaning_rules.disclaimers import is_disclaimer
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
 from mailtriage.cleaning_rules.mail_lines import Line, paragraphs, paragraphs_from_end
-from mailtriage.cleaning_rules.patterns import mentioned, pattern
+from mailtriage.cleaning_rules.patterns import Mentions, Telling, mentioned, pattern
 from mailtriage.cleaning_rules.signature_lines import (
     is_company,
     is_contact,
@@ -48,15 +48,12 @@ LONGEST_SIGNATURE = 40  # lines below a delimiter
 
 
 # Without one of these, nobody speaks of a signature or of something below.
-_REFERRING = ("signatur", "unten", "nachfolgend", "nachstehend", "siehe", "unterhalb", "below", "folgt")
+_REFERRING = Telling("signatur", "unten", "nachfolgend", "nachstehend", "siehe", "unterhalb", "below", "folgt")
 
 
-def cut_signatures(lines: Sequence[Line], lowered: str) -> None:
-    """Mark signatures (`signature`), and with them imprints and disclaimers that stand at the client's end.
-
-    `lowered` is the whole mail in small letters.
-    """
-    referring = mentioned(lowered, _REFERRING)
+def cut_signatures(lines: Sequence[Line], mentions: Mentions) -> None:
+    """Mark signatures (`signature`), and with them imprints and disclaimers that stand at the client's end."""
+    referring = mentions.of(_REFERRING)
     refers = bool(referring) and any(_refers_to_signature(line, referring) for line in lines)
     if not refers:
         _cut_elements(lines)
