@@ -18,12 +18,11 @@ _WROTE = any_of(
     r"написал(?:\(а\))?|пише|写道",
 )
 _VERB = pattern(rf"(?<!\w){_WROTE}(?!\w)")
-# A verb, or what an address ends in; but for `2024-03-12 10:11 Max Muster:`, one of these is in every attribution.
+# A verb, or what an address ends in: one of these is in every attribution but `2024-03-12 10:11 Max Muster:`.
 _TELLING = Telling(
-    "schrieb", "wrote", "writes", ">:", "\n>", "\n:", "sent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
+    "schrieb", "wrote", "writes", ">:", "\n>", "\n:", " sent", "\nsent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
     "kirjoitti", "napsal", "написал", "пише", "写道",
 )  # fmt: skip
-_YEAR_FIRST = re.compile(r"[-/](?<=\d{4}.)\d")
 # Am Dienstag, 12. März 2024 um 10:11:12 MEZ hat Max Muster <max@example.org> Folgendes geschrieben:
 # Max Muster <max@example.org> schrieb am Di., 12. März 2024 um 10:11 Uhr:
 _WHOLE = re.compile(
@@ -110,8 +109,8 @@ def attribution_at(lines: Sequence[Line], position: int) -> tuple[int, bool] | N
 
 
 def may_attribute(mentions: Mentions) -> bool:
-    """Whether a mail may hold an attribution anywhere."""
-    return bool(mentions.of(_TELLING)) or _YEAR_FIRST.search(mentions.lowered) is not None
+    """Whether a mail may hold an attribution that begins with anything but a year."""
+    return bool(mentions.of(_TELLING))
 
 
 def may_start(text: str) -> bool:

@@ -43,7 +43,8 @@ _BEGINNINGS = (
     "mf", "lg", "l.", "vg", "v.", "bg", "b.", "hochacht", "yours", "very", "truly", "sincerely", "faithfully",
     "cheers", "rgds", "br", "cordial", "salut", "schon", "nochmals", "dank", "thank", "thx", "merci",
 )  # fmt: skip
-_FIRST_LETTERS = frozenset(beginning[:2] for beginning in _BEGINNINGS)
+_FIRST_LETTERS = frozenset(beginning[:3] for beginning in _BEGINNINGS)
+_FIRST_TWO = frozenset(beginning for beginning in _BEGINNINGS if len(beginning) == 2)
 _BEFORE = "-–—*_/ "
 # Viele Grüße aus dem sonnigen Freiburg      Best regards from London
 _FROM_PLACE = pattern(
@@ -62,8 +63,9 @@ LONGEST_CLOSING = 160
 
 
 def may_close(text: str) -> bool:
-    """Whether a line could be a closing formula or thanks, by its length and its first two letters."""
-    return (text[:2].lower() in _FIRST_LETTERS or text[0] in _BEFORE) and len(text) <= LONGEST_CLOSING
+    """Whether a line could be a closing formula or thanks, by its length and its first letters."""
+    first = text[:3].lower()
+    return (first in _FIRST_LETTERS or first[:2] in _FIRST_TWO or text[0] in _BEFORE) and len(text) <= LONGEST_CLOSING
 
 
 def is_closing(text: str) -> bool:

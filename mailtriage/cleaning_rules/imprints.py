@@ -10,7 +10,7 @@ from mailtriage.cleaning_rules.patterns import mentioned, pattern
 # Each fact with words of which it has one, in small letters: most lines have none, and need no expression.
 _FEATURES = (
     # HRB 123456      HRA 99      HRB-Nr.: 4711
-    (("hr",), pattern(r"\bHR\s?[AB][\s:.-]{0,3}(?:Nr\.?:?\s*)?\d")),
+    (("hra", "hrb", "hr a", "hr b", "hr\t", "hr\xa0"), pattern(r"\bHR\s?[AB][\s:.-]{0,3}(?:Nr\.?:?\s*)?\d")),
     # Amtsgericht München      Registergericht: Frankfurt am Main      Handelsregister: B 1234
     (
         ("gericht", "register", "firmenbuch", "companies house"),
@@ -21,12 +21,27 @@ _FEATURES = (
     ),
     # USt-IdNr.: DE123456789      Steuer-Nr. 143/123/12345      VAT No. GB123456789
     (
-        ("ust", "umsatzsteuer", "uid", "vat", "steuer", "st.-nr", "st-nr", "st.nr", "stnr"),
+        (
+            "ustid",
+            "ust id",
+            "ust.",
+            "ust-",
+            "ust\xa0",
+            "umsatzsteuer",
+            "uid",
+            "vat",
+            "steuer-n",
+            "steuern",
+            "st.-nr",
+            "st-nr",
+            "st.nr",
+            "stnr",
+        ),
         pattern(r"\b(?:USt\.?-?\s?Id|Umsatzsteuer-?I|UID\b|VAT\b|Steuer-?(?:Nr|nummer)|St\.?-?Nr)"),
     ),
     # Geschäftsführer: Max Muster      Vorstand: Dr. Eva Beispiel (Vorsitzende)      Managing Directors: ...
     (
-        ("führ", "fuehr", "vors", "aufsichtsrat", "verwaltungsrat", "vertretungs", "director", "board"),
+        ("ftsf", "vorstand", "vors.", "aufsichtsrat", "verwaltungsrat", "vertretungs", "director", "board"),
         pattern(
             r"\b(?:Gesch(?:ä|ae)ftsf(?:ü|ue)hr(?:er|erin|ung|ende\w{0,2})|Vorstand\w{0,20}|Vors\. d\. \w{2,20}"
             r"|Aufsichtsrat\w{0,20}|Verwaltungsrat"
@@ -36,7 +51,7 @@ _FEATURES = (
     ),
     # Sitz der Gesellschaft: München      Registered office: 1 High Street, London      Company No. 123456
     (
-        ("sitz", "registered", "company"),
+        ("sitz:", "sitz :", "sitz und reg", "sitz der ges", "firmensitz", "registered", "company"),
         pattern(
             r"\b(?:Sitz(?: und Registergericht)?\s?:|Sitz der Gesellschaft|Firmensitz|Registered (?:office|in)"
             r"|Company (?:No|number|registration))"

@@ -145,7 +145,11 @@ def _head_at(lines: Sequence[Line], position: int, separates: bool = True, attri
         return separator
     if (":" in text[:24] or text[0] in _RULES) and (stop := header_block_at(lines, position)) is not None:
         return _Head(position, stop, "header_block")
-    if attributes and may_start(text) and (attribution := attribution_at(lines, position)) is not None:
+    if (
+        (attributes or text[0].isdigit())
+        and may_start(text)
+        and (attribution := attribution_at(lines, position)) is not None
+    ):
         container = lines[position].container
         marked = container is not None and container[0] == "attribution"
         return _Head(position, attribution[0], "attribution", strong=attribution[1] or marked)

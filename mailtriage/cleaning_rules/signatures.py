@@ -145,26 +145,32 @@ def _cut_paragraph(block: Sequence[Line], rule: str, near: bool) -> bool:
         for line in block:
             line.cut = ("disclaimer", "disclaimer")
         return True
-    with_details = any(is_detail(line.text) or is_imprint_line(line.text) for line in block)
-    for line in block:
+    kinds = [_kind_of_line(line.text) for line in block]
+    with_details = any(kinds)
+    for line, kind in zip(block, kinds, strict=True):
         if is_kept(line.text):
             if is_postscript(line.text):
                 return False
-        elif not _cut_line(line, rule, near or with_details, with_details or rule == "delimiter"):
+        elif kind == "imprint":
+            line.cut = ("legal_footer", "imprint")
+        elif not _cut_line(line, kind == "detail", rule, near or with_details, with_details or rule == "delimiter"):
             return False
     return True
 
 
-def _cut_line(line: Line, rule: str, names: bool, others: bool) -> bool:
+def _kind_of_line(text: str) -> str:
+    if is_imprint_line(text):
+        return "imprint"
+    return "detail" if is_detail(text) else ""
+
+
+def _cut_line(line: Line, detail: bool, rule: str, names: bool, others: bool) -> bool:
     """Cut a line of a signature; `names` and `others` say whether lone names and other short lines belong to it."""
     text = line.text
-    if is_imprint_line(text):
-        line.cut = ("legal_footer", "imprint")
-        return True
     if len(text) > LONGEST_LINE or is_salutation(text):
         return False
     spoken = is_prose(text) and (rule != "delimiter" or speaks(text))
-    if _RULE.match(text) or is_detail(text) or (is_closing(text) and rule == "delimiter"):
+    if detail or _RULE.match(text) or (is_closing(text) and rule == "delimiter"):
         belongs = True
     elif is_name(text):
         belongs = names or others
