@@ -3,16 +3,23 @@
 import importlib.util
 import json
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import helm_python as helm
+import promql_parser
 import pytest
+import typer
 import yaml
+from prometheus_client import REGISTRY
 
 import mailtriage
-from serving.routes import public_routes
+from serving import metrics  # noqa: F401 - registers them
+from serving.__main__ import app as serving_app
+from serving.gateway import KEYS, GatewaySettings, envoy_config, envoy_path, resource_file
+from serving.routes import CLIENT, public_routes
 
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "mailtriage"
@@ -100,6 +107,9 @@ def test_a_value_without_description_is_refused() -> None:
         ({"gateway": {"port": 70000}}, "port"),
         ({"apiKeys": {"secretName": ""}}, "secretName"),
         ({"apiKeys": {"crm": "a-key-in-values"}}, "crm"),
+        ({"gateway": {"provider": "nginx"}}, "provider"),
+        ({"jwt": {"jwksUri": "login.example.com"}}, "jwksUri"),
+        ({"limits": {"requestsPerSecond": -1}}, "requestsPerSecond"),
     ],
 )
 def test_schema_names_the_wrong_value(values: Object, complaint: str) -> None:
@@ -139,11 +149,8 @@ def test_pods_are_as_restricted_as_pod_security_asks(ci_values: Object) -> None:
             assert context["allowPrivilegeEscalation"] is False
             assert context["readOnlyRootFilesystem"] is True
             assert context["capabilities"] == {"drop": ["ALL"]}
-            assert (
-                container["resources"]["requests"].keys()
-                == container["resources"]["limits"].keys()
-                == {"cpu", "memory"}
-            )
+            asked, limits = container["resources"]["requests"].keys(), container["resources"]["limits"].keys()
+            assert asked == limits >= {"cpu", "memory"}
         for volume in spec["volumes"]:
             assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
 
@@ -214,6 +221,7 @@ def test_policies_hang_on_the_gateway_so_that_no_route_escapes_them() -> None:
 
     assert one(objects, "SecurityPolicy")["spec"]["targetRefs"] == [gateway]
     assert one(objects, "BackendTrafficPolicy")["spec"]["targetRefs"] == [gateway]
+    assert one(objects, "ClientTrafficPolicy")["spec"]["targetRefs"] == [gateway]
 
 
 def test_body_limit_is_one_number_for_gateway_and_transformer() -> None:
@@ -227,7 +235,207 @@ def test_keys_come_from_an_existing_secret_only(ci_values: Object) -> None:
     objects = rendered(ci_values)
 
     assert of_kind(objects, "Secret") == []
-    assert one(objects, "SecurityPolicy")["spec"]["apiKeyAuth"]["credentialRefs"] == [{"name": "mailtriage-api-keys"}]
+    policies = [item["spec"] for item in of_kind(objects, "SecurityPolicy") if "apiKeyAuth" in item["spec"]]
+    for policy in policies:
+        assert policy["apiKeyAuth"]["credentialRefs"] == [{"name": "mailtriage-api-keys"}]
+    assert bool(policies) is (ci_values.get("gateway", {}).get("provider") != "istio")
+
+
+TOKENS: Object = {"jwt": {"issuer": "https://login.example.com", "audiences": ["mailtriage"], "jwks": '{"keys": []}'}}
+
+
+def test_requests_with_a_token_have_a_route_and_a_policy_of_their_own() -> None:
+    """Envoy Gateway asks for all that one policy names, so key and token cannot stand in one."""
+    objects = rendered({**MINIMAL, **TOKENS})
+
+    by_key, by_token = of_kind(objects, "HTTPRoute")
+    policy = next(item["spec"] for item in of_kind(objects, "SecurityPolicy") if "jwt" in item["spec"])
+    bearer = {"type": "RegularExpression", "name": "authorization", "value": "Bearer .+"}
+
+    def paths(route: Object) -> list[str]:
+        return [match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+
+    assert paths(by_key) == paths(by_token)
+    assert all(match["headers"] == [bearer] for rule in by_token["spec"]["rules"] for match in rule["matches"])
+    assert policy["targetRefs"][0]["name"] == by_token["metadata"]["name"]
+    assert "apiKeyAuth" not in policy
+    assert policy["jwt"]["providers"][0]["localJWKS"] == {"type": "Inline", "inline": '{"keys": []}'}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"audiences": []}, r"jwt\.audiences is needed"),
+        ({"jwks": ""}, r"jwt\.jwksUri or jwt\.jwks is needed"),
+        ({"jwksUri": "https://login.example.com/jwks"}, "only one of them"),
+    ],
+)
+def test_half_an_issuer_is_refused(changes: Object, complaint: str) -> None:
+    with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmError, match=complaint):
+        chart.render({**MINIMAL, "jwt": {**TOKENS["jwt"], **changes}}, name="mailtriage", namespace="mail")
+
+
+def test_keys_and_tokens_stay_at_the_gateway() -> None:
+    for route in of_kind(rendered({**MINIMAL, **TOKENS, "apiKeys": {"header": "x-key"}}), "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            (change,) = rule["filters"]
+            assert change["requestHeaderModifier"]["remove"] == ["authorization", "x-key"]
+
+
+def test_each_client_has_a_limit_and_cannot_name_itself() -> None:
+    objects = rendered({**MINIMAL, "limits": {"requestsPerSecond": 7}})
+
+    (rule,) = one(objects, "BackendTrafficPolicy")["spec"]["rateLimit"]["local"]["rules"]
+    assert rule["clientSelectors"] == [{"headers": [{"name": CLIENT, "type": "Distinct"}]}]
+    assert rule["limit"] == {"requests": 7, "unit": "Second"}
+    assert one(objects, "ClientTrafficPolicy")["spec"]["headers"]["earlyRequestHeaders"]["remove"] == [CLIENT]
+    assert one(objects, "SecurityPolicy")["spec"]["apiKeyAuth"]["forwardClientIDHeader"] == CLIENT
+    assert (
+        "rateLimit"
+        not in one(rendered({**MINIMAL, "limits": {"requestsPerSecond": 0}}), "BackendTrafficPolicy")["spec"]
+    )
+
+
+def test_refusals_of_the_gateway_are_those_of_the_local_one(tmp_path: Path) -> None:
+    objects = rendered({**MINIMAL, **TOKENS})
+    config = envoy_config(GatewaySettings("127.0.0.1", 8080, 9901, 8081, tmp_path, tokens=True, rate_limit=50))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    local = {
+        mapper["filter"]["status_code_filter"]["comparison"]["value"]["default_value"]: mapper
+        for mapper in manager["local_reply_config"]["mappers"]
+    }
+
+    for override in one(objects, "BackendTrafficPolicy")["spec"]["responseOverride"]:
+        mapper = local[override["match"]["statusCodes"][0]["value"]]
+        response = override["response"]
+        assert override["source"] == "Local"
+        assert json.loads(response["body"]["inline"]) == mapper["body_format_override"]["json_format"]
+        assert response.get("statusCode") == mapper.get("status_code")
+        assert ("header" in response) is ("headers_to_add" in mapper)
+
+
+def test_istio_gets_the_same_rules_as_objects_of_its_own() -> None:
+    objects = rendered({**MINIMAL, **TOKENS, "gateway": {"provider": "istio"}})
+
+    assert not [item for item in objects if "gateway.envoyproxy.io" in item["apiVersion"]]
+    assert one(objects, "Gateway")["spec"]["gatewayClassName"] == "istio"
+    (rule,) = one(objects, "RequestAuthentication")["spec"]["jwtRules"]
+    assert rule["outputClaimToHeaders"] == [{"claim": "sub", "header": CLIENT}]
+    (allowed,) = one(objects, "AuthorizationPolicy")["spec"]["rules"]
+    assert allowed == {"from": [{"source": {"requestPrincipals": ["https://login.example.com/*"]}}]}
+    patches = [patch["patch"]["value"] for patch in one(objects, "EnvoyFilter")["spec"]["configPatches"]]
+    limits = {patch["name"]: patch["typed_config"] for patch in patches if "name" in patch}
+    assert limits["envoy.filters.http.local_ratelimit"]["descriptors"][0]["token_bucket"]["max_tokens"] == 50
+    assert limits["envoy.filters.http.buffer"]["max_request_bytes"] == 8388608
+
+
+def test_istio_without_an_issuer_is_refused() -> None:
+    with helm.Chart.load(CHART) as chart, pytest.raises(helm.HelmError, match="which has no API keys"):
+        chart.render({**MINIMAL, "gateway": {"provider": "istio"}}, name="mailtriage", namespace="mail")
+
+
+def test_envoy_takes_what_istio_would_hand_to_it(tmp_path: Path) -> None:
+    """No Istio is there to try it: its patches, put where it would put them, into a configuration that Envoy checks."""
+    objects = rendered({**MINIMAL, **TOKENS, "gateway": {"provider": "istio"}})
+    config = envoy_config(GatewaySettings("127.0.0.1", 8080, 9901, 8081, tmp_path))
+    resource_file(tmp_path, KEYS).touch()
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    merged, *inserted = [patch["patch"]["value"] for patch in one(objects, "EnvoyFilter")["spec"]["configPatches"]]
+    manager |= merged["typed_config"]
+    manager["http_filters"] = [*inserted, manager["http_filters"][-1]]
+    (tmp_path / "envoy.json").write_text(json.dumps(config))
+
+    command = [str(envoy_path()), "--mode", "validate", "-c", str(tmp_path / "envoy.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+MONITORING: Object = {"monitoring": {"serviceMonitor": True, "prometheusRule": True, "dashboard": True}}
+
+
+def queries() -> list[str]:
+    """Every PromQL expression of dashboard and alerts."""
+    objects = rendered({**MINIMAL, **MONITORING})
+    (shown,) = [item for item in of_kind(objects, "ConfigMap") if "grafana_dashboard" in item["metadata"]["labels"]]
+    (dashboard,) = [json.loads(text) for text in shown["data"].values()]
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    groups = one(objects, "PrometheusRule")["spec"]["groups"]
+    return [*panels, *(rule["expr"] for group in groups for rule in group["rules"])]
+
+
+def exported() -> dict[str, set[str]]:
+    """The series of the servers' own metrics, with their labels."""
+    series: dict[str, set[str]] = {}
+    for family in REGISTRY.collect():
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        collector = REGISTRY._names_to_collectors[family.name]
+        series |= {family.name + end: {*getattr(collector, "_labelnames", ()), "le"} for end in ends}
+    return series
+
+
+def test_dashboard_and_alerts_ask_only_for_metrics_that_the_servers_export() -> None:
+    known = exported()
+
+    for query in queries():
+        promql_parser.parse(query)  # raises where it is none
+        asked = set(re.findall(r"\bmailtriage_\w+", query))
+        assert asked
+        assert asked <= known.keys(), query
+
+
+def test_queries_select_by_labels_that_the_metrics_have() -> None:
+    known, added = exported(), {"namespace", "service", "pod"}  # by the Prometheus operator
+
+    for query in queries():
+        for name, selectors in re.findall(r"(mailtriage_\w+)\{([^}]*)\}", query):
+            assert set(re.findall(r"(\w+)=~?\"", selectors)) <= known[name] | added, query
+
+
+def test_monitoring_is_off_unless_asked_for() -> None:
+    kinds = {item["kind"] for item in rendered(MINIMAL)}
+
+    assert not kinds & {"ServiceMonitor", "PrometheusRule"}
+    assert not [item for item in rendered(MINIMAL) if "grafana_dashboard" in item["metadata"].get("labels", {})]
+
+
+def test_alerts_name_chapters_of_the_runbook() -> None:
+    rules = one(rendered({**MINIMAL, **MONITORING}), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+
+    for rule in rules:
+        page, _, chapter = rule["annotations"]["runbook"].partition(": ")
+        assert page == "docs/runbook.md"
+        assert f"## {chapter}\n" in runbook
+
+
+def test_servers_get_the_limits_of_the_values() -> None:
+    objects = rendered(
+        {**MINIMAL, "predictor": {"queueLimit": 99, "tokenBudget": 2048}, "limits": {"requestTimeoutSeconds": 12}}
+    )
+
+    predictor, transformer = (part["containers"][0]["args"] for part in components(objects).values())
+    assert {"--queue-limit=99", "--token-budget=2048", "--request-timeout=12", "--max-body=8388608"} <= set(predictor)
+    assert {"--max-batch=256", "--request-timeout=12", "--max-body=8388608"} <= set(transformer)
+
+
+def test_servers_know_every_argument_that_they_get() -> None:
+    for name, component in components(rendered(MINIMAL)).items():
+        command = typer.main.get_command(serving_app).commands[name]  # type: ignore[attr-defined]
+        known = {option for parameter in command.params for option in parameter.opts}
+        given = {argument.split("=")[0] for argument in component["containers"][0]["args"][1:]}
+        assert given <= known
+
+
+def test_only_the_predictor_goes_to_the_gpus() -> None:
+    values = yaml.safe_load((CHART / "ci" / "gpu-values.yaml").read_text(encoding="utf-8"))
+
+    parts = components(rendered(values))
+
+    assert parts["predictor"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert parts["predictor"]["nodeSelector"]
+    assert parts["predictor"]["tolerations"]
+    assert not {"nodeSelector", "tolerations"} & parts["transformer"].keys()
 
 
 @pytest.mark.parametrize(

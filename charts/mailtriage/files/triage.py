@@ -63,9 +63,9 @@ def post(key: str | None) -> tuple[int, bytes]:
 
 def main() -> None:
     status, _ = post(key=None)
-    if status != 401:
+    if status not in (401, 403):  # Istio's word for nobody is 403
         sys.exit(f"a request without a key must be 401; it was {status}")
-    print("without a key: 401")
+    print(f"without a key: {status}")
     key = os.environ.get("API_KEY")
     if key is None:
         print("`test.client` is empty, so no mail was sent")

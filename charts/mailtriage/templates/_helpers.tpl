@@ -43,6 +43,56 @@ matchLabels:
   component: {{ index . 1 }}
 {{- end }}
 
+{{- define "mailtriage.gatewayClass" -}}
+{{- .Values.gateway.className | default .Values.gateway.provider -}}
+{{- end }}
+
+{{/* What policies hang on: the Gateway, so that no second route escapes them. */}}
+{{- define "mailtriage.gatewayRef" -}}
+group: gateway.networking.k8s.io
+kind: Gateway
+name: {{ include "mailtriage.name" . }}
+{{- end }}
+
+{{/* The issuer's keys, and that all is said which belongs to it. Call where `jwt.issuer` is set. */}}
+{{- define "mailtriage.checkJwt" -}}
+{{- with .Values.jwt -}}
+{{- if not .audiences }}{{ fail "jwt.audiences is needed: a token must be meant for this service" }}{{ end -}}
+{{- if eq (empty .jwks) (empty .jwksUri) }}{{ fail "jwt.jwksUri or jwt.jwks is needed, and only one of them" }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Rules of an HTTPRoute. Call with (list $ HEADERS), the header matches that a request needs beside its path. */}}
+{{- define "mailtriage.routeRules" -}}
+{{- $ := index . 0 -}}
+{{- $headers := index . 1 -}}
+{{- $model := $.Values.modelName -}}
+{{- $predict := list (printf "/v1/models/%s:predict" $model) (printf "/v1/models/%s:explain" $model) (printf "/v2/models/%s/infer" $model) -}}
+{{- $status := list (printf "/v1/models/%s" $model) (printf "/v2/models/%s" $model) (printf "/v2/models/%s/ready" $model) "/v2/health/ready" "/v2/health/live" -}}
+{{- range $name, $paths := dict "predict" $predict "status" $status }}
+- name: {{ $name }}
+  # Exact, because a PathPrefix compares whole path elements and would not match `:predict`. What is not listed here is 404.
+  matches:
+    {{- range $paths }}
+    - path: {type: Exact, value: {{ . | quote }}}
+      {{- with $headers }}
+      headers: {{- toYaml . | nindent 8 }}
+      {{- end }}
+    {{- end }}
+  filters:
+    # What opens the door stays at the door.
+    - type: RequestHeaderModifier
+      requestHeaderModifier:
+        remove: [authorization, {{ $.Values.apiKeys.header }}]
+  timeouts:
+    # A little more than the transformer's own limit, so that its answer says what took so long.
+    request: {{ ternary (add (int $.Values.limits.requestTimeoutSeconds) 5) 5 (eq $name "predict") }}s
+  backendRefs:
+    - name: {{ include "mailtriage.name" $ }}-transformer
+      port: 80
+{{- end }}
+{{- end }}
+
 {{- define "mailtriage.podSecurityContext" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -92,10 +142,11 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
-{{- with .Values.nodeSelector }}
+{{- $own := index .Values $component -}}
+{{- with $own.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
+{{- with $own.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 # On different nodes where there are several: one that fails then takes only one pod.
