@@ -47,8 +47,10 @@ _IN_PRE = (
     rf"(?P<comment><!--)|(?P<declaration><[!?][^<>]*+>)|(?P<tag>{_TAG})"
     r"|(?P<entity>&(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?)"
 )
+_WHOLE_TAG = re.compile(_TAG, re.IGNORECASE)
 _PRE_TOKEN = re.compile(_IN_PRE, re.IGNORECASE)
 _TOKEN = re.compile(_IN_PRE + r"|(?P<space>[ \t\r\n\f\u00a0]{2,}+|[\t\r\n\f\u00a0]|(?<=[>;])[ ])", re.IGNORECASE)
+LONGEST_REMEMBERED_TAG = 300  # characters; the same tags come again and again, in a mail and from mail to mail
 # <html>, <div dir="ltr">, <br>, </b>: enough to call a body HTML. A lone `<b>` or `<img>` in a plain mail is not.
 _ANY_TAG = re.compile(r"<(/?)(!doctype|[a-z]\w{0,12}(?::[a-z]\w{0,20})?)(\s[^<>]*+)?/?>", re.IGNORECASE)
 _TELLING = frozenset(
@@ -138,6 +140,21 @@ def without_markup_signs(source: str) -> VisibleText:
     return VisibleText(apply_edits(source, edits), edits, [])
 
 
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    """What a tag does: it shows as `mark`, on a new line below `lines` line breaks, or as the end of a `cell`."""
+
+    name: str
+    closes: bool
+    lines: int
+    mark: str
+    cell: bool
+    nests: bool
+    hides: bool  # what it holds, where it is closed
+    image: tuple[str, str] | None
+    container: tuple[str, str]
+
+
 class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
@@ -156,8 +173,9 @@ class _Reader:
     def read(self) -> VisibleText:
         position, source = 0, self.source
         while (token := (_PRE_TOKEN if self.preformatted else _TOKEN).search(source, position)) is not None:
-            self.keep(position, token.start())
-            position = self.take(token)
+            if (start := token.start()) > position:
+                self.keep(position, start)
+            position = self.tag(token) if token.lastgroup == "tag" else self.take(token)
         self.keep(position, len(source))
         for stack in self.open.values():
             for kind, rule, start in reversed(stack):
@@ -168,7 +186,7 @@ class _Reader:
         return VisibleText(apply_edits(source, edits), edits, self.containers)
 
     def take(self, token: re.Match[str]) -> int:
-        """Handle one token; returns where to go on."""
+        """Handle one token that is no tag; returns where to go on."""
         group = token.lastgroup
         if group == "space":
             return self.white_space(token)
@@ -177,58 +195,42 @@ class _Reader:
         if group == "comment":
             end = self.find("-->", token.end())
             return self.drop("html", "comment", token.start(), token.end() if end < 0 else end + 3)
-        if group == "declaration":
-            return self.drop("html", "declaration", token.start(), token.end())
-        return self.tag(token)
+        return self.drop("html", "declaration", token.start(), token.end())
 
     def tag(self, token: re.Match[str]) -> int:
-        name = token["name"].lower()
-        if name not in _NAMES and ":" not in name:
-            self.keep(token.start(), token.start() + 1)
-            return token.start() + 1
-        return self.close_tag(name, token) if token["close"] else self.open_tag(name, token)
+        source = token[0]
+        tag = _remembered_tag(source) if len(source) <= LONGEST_REMEMBERED_TAG else _read_tag(source)
+        start, end = token.span()
+        if tag is None:
+            self.keep(start, start + 1)
+            return start + 1
+        if tag.hides:
+            closing = self.find_close(tag.name, end)
+            if closing >= 0:
+                return self.drop(_UNSEEN[tag.name], tag.name, start, closing)
+        if tag.image is not None:
+            return self.drop(*tag.image, start, end)
+        if tag.closes and tag.nests:
+            self.close(tag.name)
+        self.edit("html", "tag", start, end, self.shown(tag))
+        if tag.name == "pre":
+            self.preformatted = max(0, self.preformatted - 1) if tag.closes else self.preformatted + 1
+        if tag.nests and not tag.closes:
+            self.open[tag.name].append((*tag.container, self.length))
+        return end
 
-    def open_tag(self, name: str, token: re.Match[str]) -> int:
-        attributes = token["attributes"]
-        if name in _UNSEEN:
-            end = self.find_close(name, token.end())
-            if end >= 0:
-                return self.drop(_UNSEEN[name], name, token.start(), end)
-        if name == "img":
-            pixel = _PIXEL.search(attributes) is not None
-            return self.drop("tracking" if pixel else "html", "pixel" if pixel else "image", token.start(), token.end())
-        self.markup(name, token, attributes)
-        if name == "pre":
-            self.preformatted += 1
-        if name in _NESTING:
-            kind, rule = _container(name, attributes)
-            self.open[name].append((kind, rule, self.length))
-        return token.end()
-
-    def close_tag(self, name: str, token: re.Match[str]) -> int:
+    def close(self, name: str) -> None:
         stack = self.open[name]
         if stack:
             kind, rule, start = stack.pop()
             if kind and self.length > start:
                 self.containers.append(Container(kind, rule, start, self.length))
-        if name == "pre":
-            self.preformatted = max(0, self.preformatted - 1)
-        self.markup(name, token, "")
-        return token.end()
 
-    def markup(self, name: str, token: re.Match[str], attributes: str) -> None:
-        """A tag gives way to the line break or space that it shows as."""
-        text = ""
-        if name == "br":
-            text = "\n"
-        elif name in _BLOCKS:
-            wanted = 2 if name in _PARAGRAPHS and not _TIGHT.search(attributes) and not token["close"] else 1
-            text = "\n" * max(0, wanted - self.breaks)
-            if name == "li" and not token["close"]:
-                text += "- "
-        elif name in ("td", "th") and not self.space:
-            text = " "
-        self.edit("html", "tag", token.start(), token.end(), text)
+    def shown(self, tag: _Tag) -> str:
+        """The line breaks or the space as which a tag shows."""
+        if tag.lines:
+            return "\n" * (tag.lines - self.breaks) + tag.mark
+        return " " if tag.cell and not self.space else tag.mark
 
     def white_space(self, token: re.Match[str]) -> int:
         start, end = token.span()
@@ -302,6 +304,30 @@ class _Reader:
         return found.end()
 
 
+def _read_tag(source: str) -> _Tag | None:
+    """What a tag does, or `None` for `<Betrag>` and its like, which are text."""
+    token = _WHOLE_TAG.match(source)
+    if token is None:
+        return None
+    name, closes, attributes = token["name"].lower(), bool(token["close"]), token["attributes"]
+    if name not in _NAMES and ":" not in name:
+        return None
+    lines, mark, image = 0, "", None
+    if name == "br":
+        mark = "\n"
+    elif name in _BLOCKS:
+        lines = 2 if name in _PARAGRAPHS and not closes and not _TIGHT.search(attributes) else 1
+        mark = "- " if name == "li" and not closes else ""
+    elif name == "img" and not closes:
+        image = ("tracking", "pixel") if _PIXEL.search(attributes) else ("html", "image")
+    nests = name in _NESTING
+    container = _container(name, attributes) if nests and not closes else ("", "")
+    return _Tag(
+        name, closes, lines, mark, name in ("td", "th"), nests, name in _UNSEEN and not closes, image, container
+    )
+
+
+_remembered_tag = lru_cache(maxsize=2048)(_read_tag)
 _unescape = lru_cache(maxsize=1024)(html.unescape)
 _CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _UNSEEN}
 
