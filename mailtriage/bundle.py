@@ -94,7 +94,11 @@ class Bundle:
     @property
     def onnx_path(self) -> Path:
         """The ONNX file that this bundle serves from on a CPU."""
-        return self.path / str(self.manifest["engines"]["cpu"])
+        return self.path / self.engine_file("cpu")
+
+    def engine_file(self, device: str) -> str:
+        """What this bundle serves from on a device: an ONNX file, or `model`, the trained weights themselves."""
+        return str(self.manifest["engines"].get(device, "model"))
 
     def read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))

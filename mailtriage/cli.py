@@ -81,6 +81,52 @@ def check_taxonomy(file: Path) -> None:
     print(f"{file} is sound: version {taxonomy.version}; labels: {labels}; {combinations} valid")
 
 
+@taxonomy_app.command("diff")
+def diff_taxonomies(old: Path, new: Path) -> None:
+    """Say what changed from one taxonomy to the next, by what its `history` says."""
+    from mailtriage.migration import Migration, describe
+    from mailtriage.taxonomy import Taxonomy
+
+    for line in describe(Migration.between(Taxonomy.load(old), Taxonomy.load(new))):
+        print(line)
+
+
+@taxonomy_app.command("migrate")
+def migrate_labels(
+    old: Path, new: Path, data: ExistingFile, output: Annotated[Path, typer.Option(help="JSONL file to write.")]
+) -> None:
+    """Move the labels of mails from one taxonomy to the next; a label that was split or retired becomes missing."""
+    from mailtriage.ingestion import read_labelled
+    from mailtriage.migration import Migration, Moved, migrate
+    from mailtriage.readers import Rejected, write_rejected
+    from mailtriage.taxonomy import Taxonomy
+
+    migration = Migration.between(Taxonomy.load(old), Taxonomy.load(new))
+    rejected: list[Rejected] = []
+
+    def usable() -> Iterator[Any]:
+        for row in read_labelled(data, migration.old):
+            if isinstance(row, Rejected):
+                rejected.append(row)
+            else:
+                yield row
+
+    counts = Moved()
+    _write_rows(output, (mail.to_record() for mail in migrate(usable(), migration, counts)))
+    for task in migration.new.task_ids:
+        print(
+            f"{task:20} {counts.kept[task]:,} kept, {counts.moved[task]:,} moved, now without a label: "
+            f"{counts.split[task]:,} split, {counts.retired[task]:,} retired"
+        )
+    if rejected:
+        quarantine = output.with_suffix(".quarantine.jsonl")
+        write_rejected(quarantine, rejected)
+        say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
+    say(
+        f"wrote {counts.mails:,} mails to {output}; {counts.invalid_combinations:,} have a combination that is not valid"
+    )
+
+
 @app.command()
 def train(
     config: Annotated[Path, typer.Option(help="Training configuration, YAML.")],

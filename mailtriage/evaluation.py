@@ -14,9 +14,10 @@ from mailtriage import baselines, metrics, plots, report
 from mailtriage.bundle import Bundle
 from mailtriage.cleaning import Cleaned
 from mailtriage.decoding import Decoder, Probabilities
+from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError
 from mailtriage.examples import Example
-from mailtriage.inference import Engine, OnnxEngine, Triage, forward_in_batches
+from mailtriage.inference import Engine, Triage, forward_in_batches
 from mailtriage.mail import Email
 from mailtriage.metrics import UNLABELLED, Flags, Labels
 from mailtriage.taxonomy import Taxonomy

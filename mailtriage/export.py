@@ -36,7 +36,7 @@ def export_onnx(
         tolerance: the largest loss of mean macro-F1 that an export may cost.
 
     Returns:
-        Device -> the file that it serves from, and each variant's parity: `macro_f1`, `labels_changed` (share),
+        Device -> the file that it serves from (`model`: the trained weights), and each variant's parity: `macro_f1`, `labels_changed` (share),
         `largest_logit_change`, `bytes`.
 
     Raises:
@@ -60,7 +60,7 @@ def export_onnx(
     for name in (FP32, INT8):  # what nothing serves from does not travel
         if name != accepted[0]:
             (folder / name).unlink()
-    return {"cpu": accepted[0]}, parity
+    return {"cpu": accepted[0], "cuda": "model"}, parity
 
 
 def _export(model: MultiTaskClassifier, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ def model_text(subject: str, text: str, custodian_bank: str | None) -> tuple[str
     """The two segments that the encoder reads: what is known about the mail, and what the client wrote."""
     header = subject if custodian_bank is None else f"{custodian_bank}: {subject}"
     return " ".join(header.split()), " ".join(text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of what the encoder reads, the part of the mail that it is from, and the positions of its tokens."""
+
+    text: str
+    part: str
+    tokens: slice
 
 
 class MailTokenizer:
@@ -39,6 +49,35 @@ class MailTokenizer:
     @property
     def vocabulary_size(self) -> int:
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a hidden word: the mask of the pre-training, or the unknown token."""
+        found = (self._tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>", "[UNK]", "<unk>"))
+        return next((int(number) for number in found if number is not None), 0)
+
+    def encode_words(
+        self, header: str, text: str, custodian_bank: str | None = None
+    ) -> tuple[TokenIds, tuple[Word, ...]]:
+        """Token ids as `encode` gives them for one mail, and its words between blanks, as far as they were not cut."""
+        segments = _encodable(header), _encodable(text)
+        bank = 0 if custodian_bank is None else len(" ".join(custodian_bank.split())) + 1
+        encoding = self._tokenizer.encode(*segments)
+        words: list[Word] = []
+        last = None
+        for token, (segment, (start, stop)) in enumerate(zip(encoding.sequence_ids, encoding.offsets, strict=True)):
+            if segment is None or start == stop:
+                continue
+            first = start + (segments[segment][start] == " ")  # some tokenizers count the blank before a word to it
+            begin = segments[segment].rfind(" ", 0, first) + 1
+            place = (segment, begin)
+            if place == last:
+                words[-1] = Word(words[-1].text, words[-1].part, slice(words[-1].tokens.start, token + 1))
+                continue
+            last = place
+            part = "body" if segment else "custodian_bank" if begin < bank else "subject"
+            words.append(Word(segments[segment][begin:].split(" ", 1)[0], part, slice(token, token + 1)))
+        return np.asarray(encoding.ids, dtype=np.int32), tuple(words)
 
     def encode(self, segments: Sequence[tuple[str, str]]) -> list[TokenIds]:
         """Token ids of each pair of `model_text`, special tokens included, unpadded.

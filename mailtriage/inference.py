@@ -19,7 +19,12 @@ IdArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Engine(Protocol):
-    """Runs the model: token ids in, logits out."""
+    """Runs the model: token ids in, logits out. `mailtriage.engines` has those that there are."""
+
+    @property
+    def name(self) -> str:
+        """Library, precision or file, and device, for logs and metadata."""
+        ...
 
     def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:
         """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels)."""
@@ -93,11 +98,14 @@ class Triage:
         """The first half of phase one."""
         return [clean(mail.body, mail.subject) for mail in mails]
 
+    @staticmethod
+    def segments(mail: Email, cleaned: Cleaned) -> tuple[str, str]:
+        """The two texts that the encoder reads."""
+        return model_text(cleaned.subject, cleaned.text, mail.custodian_bank)
+
     def tokenise(self, mails: Sequence[Email], cleaned: Sequence[Cleaned]) -> Prepared:
         """The second half of phase one."""
-        segments = [
-            model_text(text.subject, text.text, mail.custodian_bank) for mail, text in zip(mails, cleaned, strict=True)
-        ]
+        segments = [self.segments(mail, text) for mail, text in zip(mails, cleaned, strict=True)]
         encoded = self.tokenizer.encode(segments)
         empty = np.empty(0, dtype=np.int32)
         input_ids = tuple(
@@ -116,28 +124,6 @@ class Triage:
             Prediction(mail_id, decoded, self.model_version, self.taxonomy_version)
             for mail_id, decoded in zip(prepared.ids, answers, strict=True)
         ]
-
-
-class OnnxEngine:
-    """Runs the bundle's ONNX export with ONNX Runtime on the CPU.
-
-    Args:
-        bundle: the opened bundle.
-        threads: threads of one forward pass; by default ONNX Runtime takes all cores that it may use.
-    """
-
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(bundle.onnx_path), options, providers=["CPUExecutionProvider"])
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:
-        values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
-        return dict(zip(self._outputs, values, strict=True))
 
 
 def predict(triage: Triage, engine: Engine, mails: Sequence[Email], batch_size: int = 32) -> list[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,23 @@ from serving.routes import BUNDLE_DIGEST, MODEL_NAME, MODEL_VERSION
 
 if TYPE_CHECKING:
     from mailtriage.bundle import Bundle
+
+
+class Engines(StrEnum):
+    """What may run the model; `mailtriage.engines` says the rest."""
+
+    auto = "auto"
+    onnx = "onnx"
+    torch = "torch"
+
+
+class Devices(StrEnum):
+    """Where it may run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -28,6 +46,19 @@ MaxBodyOption = Annotated[int, typer.Option("--max-body", help="Bytes that a req
 TimeoutOption = Annotated[float, typer.Option("--request-timeout", help="Seconds that a request may take; 503 above.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Threads of a forward pass; by default the CPU limit.")
+]
+EngineOption = Annotated[
+    Engines, typer.Option("--engine", help="By default what the bundle names for the device; 'torch' needs torch.")
+]
+DeviceOption = Annotated[Devices, typer.Option("--device", help="By default a GPU where torch sees one.")]
+PredictionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--predictions",
+        envvar="MAILTRIAGE_PREDICTIONS",
+        help="Database of predictions: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; off by default.",
+        show_default=False,
+    ),
 ]
 TokenBudgetOption = Annotated[int, typer.Option("--token-budget", help="Tokens of one round of forward passes.")]
 QueueLimitOption = Annotated[int, typer.Option("--queue-limit", help="Mails that may wait; 503 above.")]
@@ -62,6 +93,7 @@ def up(
     max_body: MaxBodyOption = 8 * 2**20,
     request_timeout: TimeoutOption = 30.0,
     threads: ThreadsOption = None,
+    predictions: PredictionsOption = None,
     start_timeout: Annotated[
         float, typer.Option("--start-timeout", help="Seconds until everything must be ready.")
     ] = 90.0,
@@ -87,6 +119,7 @@ def up(
         max_batch=max_batch,
         max_body=max_body,
         request_timeout=request_timeout,
+        predictions=predictions,
         predictor_options=() if threads is None else ("--threads", str(threads)),
     )
     with stop_on_signals(), Stack(settings, say=lambda line: print(line, file=sys.stderr, flush=True)) as stack:
@@ -101,6 +134,8 @@ def predictor(
     http_port: HttpPortOption = 8080,
     grpc_port: GrpcPortOption = None,
     model_name: ModelOption = MODEL_NAME,
+    engine: EngineOption = Engines.auto,
+    device: DeviceOption = Devices.auto,
     threads: ThreadsOption = None,
     token_budget: TokenBudgetOption = 4096,
     queue_limit: QueueLimitOption = 512,
@@ -115,6 +150,8 @@ def predictor(
     model = Predictor.load_bundle(
         model_name,
         opened,
+        engine_name=engine.value,
+        device=device.value,
         threads=threads,
         token_budget=token_budget,
         queue_limit=queue_limit,
@@ -138,16 +175,29 @@ def transformer(
     max_batch: MaxBatchOption = 256,
     max_body: MaxBodyOption = 8 * 2**20,
     request_timeout: TimeoutOption = 30.0,
+    predictions: PredictionsOption = None,
 ) -> None:
     """Serve mails: clean and tokenise, ask the predictor, decode."""
     opened = _open_bundle(bundle, "transformer")
+    from serving.prediction_recorder import PredictionRecorder
+    from serving.prediction_store import PredictionStore
     from serving.server import MailModelServer, ServerSettings
     from serving.transformer import Transformer, TransformerSettings
 
     limits = TransformerSettings(max_mails=max_batch, timeout=request_timeout)
-    model = Transformer.load_bundle(model_name, opened, predictor_host, limits)
+    recorder = PredictionRecorder(PredictionStore(predictions)) if predictions else None
+    model = Transformer.load_bundle(model_name, opened, predictor_host, limits, recorder)
     headers = {MODEL_VERSION: model.model_version}
-    settings = ServerSettings(host, http_port, grpc_port, max_body, answer_headers=headers, model=model_name)
+    settings = ServerSettings(
+        host,
+        http_port,
+        grpc_port,
+        max_body,
+        body_timeout=min(30.0, request_timeout),
+        answer_headers=headers,
+        model=model_name,
+        idempotent=True,
+    )
     MailModelServer(settings).start([model])
 
 
@@ -172,9 +222,11 @@ def _open_bundle(path: Path, role: str) -> Bundle:
     """Open the bundle before KServe is imported, which takes seconds: a bad bundle is said at once."""
     from mailtriage.bundle import Bundle
     from serving.logs import configure_logging
+    from serving.tracing import configure_tracing
 
     opened = Bundle.open(path)
     configure_logging(role)
+    configure_tracing(role)
     return opened
 
 

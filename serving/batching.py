@@ -22,6 +22,7 @@ from mailtriage.features import TokenIds, pad
 from mailtriage.inference import Engine
 from serving.metrics import BATCH_MAILS, BATCH_TOKENS, QUEUE_MAILS, stage
 from serving.refusals import Refused, unavailable
+from serving.tracing import add_span, current_context
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 Row = TypeVar("Row")
@@ -41,6 +42,10 @@ class _Waiting:
     loop: asyncio.AbstractEventLoop
     deadline: float
     arrived: float = field(default_factory=time.perf_counter)
+    trace: Any = field(default_factory=current_context)
+    arrived_ns: int = field(default_factory=time.time_ns)
+    begun_ns: int = 0  # its first forward pass
+    passes: int = 0
     rows: dict[int, dict[str, Logits]] = field(default_factory=dict)
     size: int = 0
     given_up: bool = False
@@ -162,17 +167,22 @@ class MicroBatcher:
         input_ids, attention_mask = pad([ids for _, _, ids in rows])
         BATCH_MAILS.observe(len(rows))
         BATCH_TOKENS.observe(input_ids.size)
+        requests = list({id(row[0]): row[0] for row in rows}.values())
+        for waiting in requests:
+            waiting.begun_ns = waiting.begun_ns or time.time_ns()
+            waiting.passes += 1
         try:
             with stage("forward").time():
                 logits = self._engine.forward(input_ids, attention_mask)
         except Exception:  # the engine is foreign code: one bad batch must not end the thread
             logging.getLogger("serving").exception("a forward pass failed")
-            for waiting in {id(row[0]): row[0] for row in rows}.values():
+            for waiting in requests:
                 _settle(waiting, unavailable("forward_failed", "the model could not read these mails"))
             return
         for row, (waiting, position, _) in enumerate(rows):
             waiting.rows[position] = {task: values[row] for task, values in logits.items()}
             if len(waiting.rows) == waiting.size:
+                _trace(waiting)
                 _settle(waiting, _stack(waiting.rows))
 
 
@@ -199,6 +209,12 @@ def split_by_length(rows: Sequence[Row], key: Callable[[Row], int]) -> list[list
 
 def _stack(rows: dict[int, dict[str, Logits]]) -> dict[str, Logits]:
     return {task: np.stack([rows[position][task] for position in range(len(rows))]) for task in rows[0]}
+
+
+def _trace(waiting: _Waiting) -> None:
+    """The request's spans: until its first forward pass, and from there to the end of its last."""
+    add_span("queue", waiting.trace, waiting.arrived_ns, waiting.begun_ns, mails=waiting.size)
+    add_span("forward", waiting.trace, waiting.begun_ns, time.time_ns(), mails=waiting.size, passes=waiting.passes)
 
 
 def _settle(waiting: _Waiting, outcome: dict[str, Logits] | Refused) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kserve import InferRequest
+from kserve import InferRequest, InferResponse
 from kserve.errors import ModelNotFound
-from kserve.model import BaseKServeModel
+from kserve.model import BaseKServeModel, InferenceVerb
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 
@@ -22,6 +22,7 @@ class StrictDataPlane(DataPlane):
     - `Content-Type: application/json; charset=utf-8` is JSON too;
     - CloudEvents are not read, so that no field of a mail can turn a request into one;
     - binary tensors are not turned into Python lists on the way;
+    - an explanation's answer does not hold the headers of its request;
     - readiness asks the models, and a request to a model that is not ready does not load it again.
     """
 
@@ -35,6 +36,13 @@ class StrictDataPlane(DataPlane):
         if protocol_version == "v2":
             return read_binary_request(body, headers, model_name or ""), {}
         return read_json_object(body), {}
+
+    async def explain(
+        self, model_name: str, request: Any, headers: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any] | InferResponse, dict[str, str]]:
+        model: Any = await self.get_model(model_name)
+        answer, _ = await model(request, headers=headers, verb=InferenceVerb.EXPLAIN)
+        return answer, {}
 
     async def ready(self) -> bool:
         models = self.model_registry.get_models().values()

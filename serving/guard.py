@@ -13,6 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from email.message import Message
 from http import HTTPStatus
@@ -22,8 +23,9 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.metrics import REQUEST_SECONDS, REQUESTS
-from serving.refusals import Refused, body_too_large, unsupported
-from serving.routes import CLIENT, REQUEST_ID, Route, routes
+from serving.refusals import Refused, body_too_large, unavailable, unsupported
+from serving.routes import BUNDLE_DIGEST, CLIENT, REQUEST_ID, Route, routes
+from serving.tracing import server_span, trace_id
 
 logger = logging.getLogger("serving.access")
 
@@ -49,6 +51,9 @@ class Guard:
         max_body: bytes that a request may have.
         body_timeout: seconds in which a body must have arrived.
         answer_headers: headers of every answer.
+
+    Where the answers name a bundle, a request that names another is refused, on a connection that is then closed:
+    behind a balancer the next one may lead to the right server.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Guard:
             self._methods.setdefault(route.path, []).append(route.method)
         self._max_body = max_body
         self._body_timeout = body_timeout
+        self._bundle = answer_headers.get(BUNDLE_DIGEST, "")
         self._answer_headers = [(name.encode(), value.encode()) for name, value in answer_headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +79,10 @@ class Guard:
             route = self._route(scope)
             exchange.route = route.path
             body = await self._body(route, exchange.headers, receive)
-            await _run_while_connected(self._app, scope, body, receive, exchange.send)
+            self._check_bundle(exchange.headers)
+            with server_span(f"{route.method} {route.path}", exchange.headers) if body else nullcontext():
+                note(**({"trace_id": trace} if (trace := trace_id()) else {}))
+                await _run_while_connected(self._app, scope, body, receive, exchange.send)
         except Refused as refused:
             await exchange.refuse(refused)
         except _ClientGone:
@@ -96,6 +105,11 @@ class Guard:
             raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is no such route")
         allow = ", ".join(methods)
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"this route takes {allow}", allow=allow)
+
+    def _check_bundle(self, headers: Mapping[str, str]) -> None:
+        wanted = headers.get(BUNDLE_DIGEST, "")
+        if self._bundle and wanted and wanted != self._bundle:
+            raise unavailable("bundle_mismatch", "this server has another bundle", close=True)
 
     async def _body(self, route: Route, headers: Mapping[str, str], receive: Receive) -> bytes:
         if not route.media_types:

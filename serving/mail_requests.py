@@ -13,6 +13,7 @@ from mailtriage.mail import Email
 from serving.metrics import MAILS, REFUSED_RECORDS
 from serving.refusals import bad_request, too_many_mails
 
+EXPLAINED_MAILS = 8  # of one request for explanations: each of them takes up to 130 forward passes
 FIELDS = ("id", "subject", "body", "custodian_bank", "received_at")
 
 
@@ -30,9 +31,12 @@ class MailRequest:
 
     def answers(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         """One object a record, in the request's order."""
+        return self.in_order([prediction.to_record() for prediction in predictions])
+
+    def in_order(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The usable mails' objects, and the errors of the others in their places."""
         answers = dict(self.refused)
-        for position, prediction in zip(self.positions, predictions, strict=True):
-            answers[position] = prediction.to_record()
+        answers.update(zip(self.positions, records, strict=True))
         return [answers[position] for position in range(self.size)]
 
 

@@ -43,6 +43,18 @@ MAILS = Counter(
     "mailtriage_mails_total", "Mails by decision; 'error' counts records that could not be used", ["decision"]
 )
 REFUSED_RECORDS = Counter("mailtriage_refused_records_total", "Records that could not be used", ["code"])
+IDEMPOTENT_REPLAYS = Counter(
+    "mailtriage_idempotent_replays_total", "Requests answered with the kept answer of an earlier one"
+)
+EXPLANATIONS = Counter("mailtriage_explanations_total", "Mails of which the deciding words were asked for")
+BUNDLE_RETRIES = Counter(
+    "mailtriage_bundle_retries_total", "Requests sent again because a connection led to a predictor of another bundle"
+)
+PREDICTIONS_RECORDED = Counter("mailtriage_predictions_recorded_total", "Predictions written to the database")
+PREDICTIONS_DROPPED = Counter(
+    "mailtriage_predictions_dropped_total", "Predictions that no database holds: full, refused, stopping", ["reason"]
+)
+PREDICTIONS_BUFFERED = Gauge("mailtriage_predictions_buffered", "Predictions that wait to be written")
 BUNDLE = Gauge(
     "mailtriage_bundle", "Always 1; its labels say what is served", ["model_version", "taxonomy_version", "digest"]
 )

@@ -20,13 +20,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mailtriage.cleaning import clean
-from mailtriage.decoding import Decoded, LabelScore
+from mailtriage.decoding import Decision, Decoded, LabelScore
+from mailtriage.explanation import SHOWN_WORDS, Explanation, WordWeight
 from mailtriage.inference import Prediction
 from mailtriage.mail import Email
 from mailtriage.taxonomy import Taxonomy
 from serving.guard import Guard, note
+from serving.idempotency import Idempotency
 from serving.json_body import read_json_object
-from serving.mail_requests import read_instances, read_mails
+from serving.mail_requests import EXPLAINED_MAILS, read_instances, read_mails
 from serving.refusals import bad_request, unauthorized
 from serving.routes import API_KEY, JSON_LENGTH, MODEL_NAME, MODEL_VERSION
 
@@ -51,9 +53,21 @@ class StandIn:
             labels[task.id] = LabelScore(task.labels[index].id, confidence)
             other = task.labels[(index + 1) % len(task.labels)].id
             alternatives[task.id] = (LabelScore(other, (1 - confidence) / 2),)
-        sure = all(score.confidence >= ROUTE_CONFIDENCE for score in labels.values())
-        decision = "route" if sure and (cleaned.text.strip() or cleaned.subject.strip()) else "review"
+        decision: Decision = "review"
+        if (cleaned.text.strip() or cleaned.subject.strip()) and all(
+            score.confidence >= ROUTE_CONFIDENCE for score in labels.values()
+        ):
+            decision = "route"
         return Prediction(mail.id, Decoded(labels, alternatives, decision), VERSION, self._taxonomy.version)
+
+    def explain(self, mail: Email) -> Explanation:
+        """Made-up weights for the first words that are left of the mail."""
+        cleaned = clean(mail.body, mail.subject)
+        prediction = self.answer(mail)
+        words = [(word, "subject") for word in cleaned.subject.split()]
+        words += [(word, "body") for word in cleaned.text.split()]
+        weights = tuple(WordWeight(word, part, 0.5 / (2 + n)) for n, (word, part) in enumerate(words[:SHOWN_WORDS]))
+        return Explanation(prediction, dict.fromkeys(prediction.decoded.labels, weights))
 
 
 def mock_app(taxonomy: Taxonomy, *, max_mails: int, max_body: int) -> Starlette:
@@ -67,6 +81,13 @@ def mock_app(taxonomy: Taxonomy, *, max_mails: int, max_body: int) -> Starlette:
 
     async def predict(request: Request) -> Response:
         return JSONResponse({"predictions": answers(read_instances(read_json_object(await request.body())))})
+
+    async def explain(request: Request) -> Response:
+        mails = read_mails(read_instances(read_json_object(await request.body())), EXPLAINED_MAILS)
+        note(mails=mails.size)
+        return JSONResponse(
+            {"explanations": mails.in_order([stand_in.explain(mail).to_record() for mail in mails.mails])}
+        )
 
     async def infer(request: Request) -> Response:
         given = await asyncio.to_thread(_read_v2, await request.body(), dict(request.headers))
@@ -96,6 +117,7 @@ def mock_app(taxonomy: Taxonomy, *, max_mails: int, max_body: int) -> Starlette:
     return Starlette(
         routes=[
             Route(f"/v1/models/{MODEL_NAME}:predict", predict, methods=["POST"]),
+            Route(f"/v1/models/{MODEL_NAME}:explain", explain, methods=["POST"]),
             Route(f"{model}/infer", infer, methods=["POST"]),
             Route(model, metadata),
             Route(f"/v1/models/{MODEL_NAME}", _always(ready)),
@@ -112,6 +134,7 @@ def mock_app(taxonomy: Taxonomy, *, max_mails: int, max_body: int) -> Starlette:
                 body_timeout=30.0,
                 answer_headers={MODEL_VERSION: VERSION},
             ),
+            Middleware(Idempotency),
         ],
     )
 

@@ -10,8 +10,9 @@ import numpy as np
 from kserve import InferRequest, Model
 
 from mailtriage.bundle import Bundle
+from mailtriage.engines import Device, EngineName, load_engine
 from mailtriage.features import TokenIds
-from mailtriage.inference import Engine, OnnxEngine
+from mailtriage.inference import Engine
 from serving.batching import MicroBatcher
 from serving.cpu import cpu_limit
 from serving.metrics import BUNDLE
@@ -32,10 +33,9 @@ class Predictor(Model):
     `taxonomy_version` and `bundle_digest`, because KServe's REST client drops the protocol's own `model_version`.
     """
 
-    platform = "onnxruntime"
-
-    def __init__(self, name: str, bundle: Bundle, batcher: MicroBatcher, timeout: float = 30.0) -> None:
+    def __init__(self, name: str, bundle: Bundle, batcher: MicroBatcher, platform: str, timeout: float = 30.0) -> None:
         super().__init__(name)
+        self.platform = platform
         self.model_version = bundle.model_version
         self.bundle_digest = bundle.digest
         self._batcher = batcher
@@ -52,16 +52,29 @@ class Predictor(Model):
 
     @classmethod
     def load_bundle(
-        cls, name: str, bundle: Bundle, *, threads: int | None, token_budget: int, queue_limit: int, timeout: float
+        cls,
+        name: str,
+        bundle: Bundle,
+        *,
+        engine_name: EngineName = "auto",
+        device: Device = "auto",
+        threads: int | None,
+        token_budget: int,
+        queue_limit: int,
+        timeout: float,
     ) -> Predictor:
-        """Load the bundle's engine and warm it up; `threads` is the CPU limit by default."""
+        """Load the bundle's engine and warm it up; `threads` is the CPU limit by default.
+
+        Raises:
+            ServingError: this engine or device is not there.
+        """
         threads = threads or cpu_limit()
-        engine = OnnxEngine(bundle, threads)
+        engine = load_engine(bundle, engine_name, device, threads)
         warm_up(engine, int(bundle.manifest["max_tokens"]))
         batcher = MicroBatcher(engine, token_budget=token_budget, queue_limit=queue_limit)
-        predictor = cls(name, bundle, batcher, timeout)
+        predictor = cls(name, bundle, batcher, engine.name, timeout)
         predictor.start()
-        logger.info("loaded", extra={"fields": {"threads": threads, **predictor._parameters}})
+        logger.info("loaded", extra={"fields": {"engine": engine.name, "threads": threads, **predictor._parameters}})
         return predictor
 
     def start(self) -> None:

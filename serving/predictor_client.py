@@ -16,13 +16,20 @@ import aiohttp
 import numpy as np
 import orjson
 
+from serving.metrics import BUNDLE_RETRIES
 from serving.refusals import Refused, unavailable
 from serving.routes import BINARY, BUNDLE_DIGEST, JSON_LENGTH, MODEL_VERSION, REQUEST_ID
+from serving.tracing import pass_on
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 IdArray = np.ndarray[Any, np.dtype[np.int64]]
 
 RECONNECT_SECONDS = 0.1
+# During an upgrade both bundles serve behind one address: so long a request looks for a predictor of its own bundle,
+# from the moment that none was found; after it, only for a moment.
+MISMATCH_PATIENCE, MISMATCH_MOMENT = 5.0, 0.25
+FIRST_PAUSE, LAST_PAUSE = 0.01, 0.2
+READINESS_TRIES = 4
 STATE_SECONDS = 0.5  # how long an answer about readiness is believed
 
 
@@ -36,6 +43,9 @@ class PredictorState:
 
 class PredictorClient:
     """Sends token ids and reads logits.
+
+    Each request names its bundle. A predictor of another one refuses and closes the connection (`serving.guard`), so
+    that the next one may lead elsewhere, and those that stay in the pool lead to the right one.
 
     Args:
         address: `HOST` or `HOST:PORT` of the predictor.
@@ -52,6 +62,7 @@ class PredictorClient:
         self._session: aiohttp.ClientSession | None = None
         self._state = PredictorState(False, "not asked yet")
         self._state_until = 0.0
+        self._mismatch_since: float | None = None
 
     async def forward(
         self, input_ids: IdArray, attention_mask: IdArray, timeout: float, request_id: str
@@ -61,13 +72,28 @@ class PredictorClient:
         Raises:
             Refused: 503, the predictor is gone, overloaded, too slow, or serves another bundle.
         """
-        json_part, body = _encode({"input_ids": input_ids, "attention_mask": attention_mask}, int(timeout * 1000))
-        headers = {"content-type": BINARY, JSON_LENGTH: str(json_part), REQUEST_ID: request_id}
-        status, headers, content = await self._post(f"/v2/models/{self._model}/infer", body, headers, timeout)
+        began = time.monotonic()
+        pause = FIRST_PAUSE
+        while True:
+            left = timeout - (time.monotonic() - began)
+            json_part, body = _encode({"input_ids": input_ids, "attention_mask": attention_mask}, int(left * 1000))
+            headers = {"content-type": BINARY, JSON_LENGTH: str(json_part), REQUEST_ID: request_id}
+            headers[BUNDLE_DIGEST] = self._digest
+            pass_on(headers)
+            status, answered, content = await self._post(f"/v2/models/{self._model}/infer", body, headers, left)
+            if self._is_ours(answered):
+                self._mismatch_since = None
+                break
+            if status != HTTPStatus.OK and BUNDLE_DIGEST not in answered:  # something between the two refuses
+                break
+            if time.monotonic() + pause >= self._give_up_at(began, timeout):
+                raise self._mismatch(answered)
+            BUNDLE_RETRIES.inc()
+            await asyncio.sleep(pause)
+            pause = min(LAST_PAUSE, 2 * pause)
         if status != HTTPStatus.OK:
-            raise _passed_on(status, headers, content)
-        self._check_bundle(headers)
-        return _decode(content, int(headers[JSON_LENGTH]))
+            raise _passed_on(status, answered, content)
+        return _decode(content, int(answered[JSON_LENGTH]))
 
     async def state(self) -> PredictorState:
         """Ask the predictor whether it is ready, at most every `STATE_SECONDS`."""
@@ -81,18 +107,21 @@ class PredictorClient:
             await self._session.close()
 
     async def _ask(self) -> PredictorState:
-        try:
-            async with self._connection().get(
-                f"{self._base}/v2/models/{self._model}/ready", timeout=aiohttp.ClientTimeout(total=2)
-            ) as answer:
-                if answer.status != HTTPStatus.OK:
-                    return PredictorState(False, "the predictor is not ready")
-                self._check_bundle(answer.headers)
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return PredictorState(False, "the predictor cannot be reached")
-        except Refused as refused:
-            return PredictorState(False, refused.message)
-        return PredictorState(True)
+        found = PredictorState(False, "not asked yet")
+        for _ in range(READINESS_TRIES):  # one address may stand for predictors of two bundles
+            try:
+                async with self._connection().get(
+                    f"{self._base}/v2/models/{self._model}/ready",
+                    headers={BUNDLE_DIGEST: self._digest},
+                    timeout=aiohttp.ClientTimeout(total=2),
+                ) as answer:
+                    if self._is_ours(answer.headers):
+                        ready = answer.status == HTTPStatus.OK
+                        return PredictorState(ready, "" if ready else "the predictor is not ready")
+                    found = PredictorState(False, self._mismatch(answer.headers).message)
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                found = PredictorState(False, "the predictor cannot be reached")
+        return found
 
     async def _post(
         self, path: str, body: bytes, headers: dict[str, str], timeout: float
@@ -120,14 +149,21 @@ class PredictorClient:
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
-    def _check_bundle(self, headers: Mapping[str, str]) -> None:
+    def _is_ours(self, headers: Mapping[str, str]) -> bool:
+        return headers.get(BUNDLE_DIGEST, "") == self._digest
+
+    def _give_up_at(self, began: float, timeout: float) -> float:
+        now = time.monotonic()
+        self._mismatch_since = self._mismatch_since or now
+        return min(began + timeout, max(self._mismatch_since + MISMATCH_PATIENCE, began + MISMATCH_MOMENT))
+
+    def _mismatch(self, headers: Mapping[str, str]) -> Refused:
         digest = headers.get(BUNDLE_DIGEST, "")
-        if digest != self._digest:
-            raise unavailable(
-                "bundle_mismatch",
-                f"the predictor serves model {headers.get(MODEL_VERSION, '?')} (bundle {digest[:12] or '?'}), the "
-                f"transformer model {self._model_version} (bundle {self._digest[:12]}); start both with one bundle",
-            )
+        return unavailable(
+            "bundle_mismatch",
+            f"the predictor serves model {headers.get(MODEL_VERSION, '?')} (bundle {digest[:12] or '?'}), the "
+            f"transformer model {self._model_version} (bundle {self._digest[:12]}); start both with one bundle",
+        )
 
 
 def _encode(tensors: Mapping[str, IdArray], timeout_ms: int) -> tuple[int, bytes]:

@@ -19,6 +19,7 @@ GRPC_STATUS = {
     HTTPStatus.BAD_REQUEST: StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: StatusCode.INVALID_ARGUMENT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.UNPROCESSABLE_ENTITY: StatusCode.ALREADY_EXISTS,
     HTTPStatus.NOT_FOUND: StatusCode.NOT_FOUND,
     HTTPStatus.SERVICE_UNAVAILABLE: StatusCode.UNAVAILABLE,
 }
@@ -32,6 +33,7 @@ class Refused(GrpcException):
         code: short and stable, such as `not_json`.
         message: what was expected and what was found, without text of the request.
         retry_after: seconds after which a client may try again; becomes the header `Retry-After`.
+        close: whether the connection is closed after the answer.
         allow: the methods of a route that was asked with another; becomes the header `Allow`.
         detail: further fields of the error object, such as `limit`.
     """
@@ -43,6 +45,7 @@ class Refused(GrpcException):
         message: str,
         *,
         retry_after: int | None = None,
+        close: bool = False,
         allow: str = "",
         **detail: Any,
     ) -> None:
@@ -51,6 +54,7 @@ class Refused(GrpcException):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.close = close
         self.allow = allow
         self.detail = detail
 
@@ -61,6 +65,7 @@ class Refused(GrpcException):
     @property
     def headers(self) -> dict[str, str]:
         headers = {"retry-after": str(self.retry_after)} if self.retry_after is not None else {}
+        headers |= {"connection": "close"} if self.close else {}
         return headers | ({"allow": self.allow} if self.allow else {})
 
 
@@ -91,5 +96,5 @@ def body_too_large(limit: int) -> Refused:
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", message, limit=limit)
 
 
-def unavailable(code: str, message: str, retry_after: int = 1) -> Refused:
-    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after=retry_after)
+def unavailable(code: str, message: str, retry_after: int = 1, *, close: bool = False) -> Refused:
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, code, message, retry_after=retry_after, close=close)

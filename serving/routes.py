@@ -14,7 +14,9 @@ CLIENT = "x-client-id"  # set by the gateway from the key; what a client sends u
 REQUEST_ID = "x-request-id"
 JSON_LENGTH = "inference-header-content-length"  # of the protocol's binary tensor data extension
 MODEL_VERSION = "x-model-version"
-BUNDLE_DIGEST = "x-bundle-digest"
+BUNDLE_DIGEST = "x-bundle-digest"  # with a request: the bundle that must answer it
+IDEMPOTENCY_KEY = "idempotency-key"
+REPLAYED = "idempotency-replayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ def routes(model: str = MODEL_NAME) -> tuple[Route, ...]:
     """Every route of predictor and transformer, for a model of this name."""
     return (
         Route("POST", f"/v1/models/{model}:predict", (JSON,)),
+        Route("POST", f"/v1/models/{model}:explain", (JSON,)),
         Route("POST", f"/v2/models/{model}/infer", (JSON, BINARY)),
         Route("GET", f"/v1/models/{model}"),
         Route("GET", f"/v2/models/{model}"),

@@ -22,9 +22,11 @@ from starlette.exceptions import HTTPException
 
 from serving.dataplane import StrictDataPlane
 from serving.guard import Guard
+from serving.idempotency import Idempotency
 from serving.logs import log_exception
 from serving.refusals import Refused, bad_request, error_body
 from serving.routes import MODEL_NAME
+from serving.tracing import close_tracing, server_span
 
 logger = logging.getLogger("serving")
 
@@ -41,6 +43,7 @@ class ServerSettings:
     drain_seconds: int = 20
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     model: str = MODEL_NAME
+    idempotent: bool = False
 
 
 class MailModelServer(ModelServer):
@@ -71,6 +74,17 @@ class MailModelServer(ModelServer):
         asyncio.run(self._run())
 
     async def _run(self) -> None:
+        """Serve; what models have to bring to an end comes after the last answer."""
+        models = list(self.registered_models.get_models().values())
+        try:
+            await self._serve_until_stopped()
+        finally:
+            for model in models:
+                if hasattr(model, "close"):
+                    await asyncio.to_thread(model.close)
+            await asyncio.to_thread(close_tracing)
+
+    async def _serve_until_stopped(self) -> None:
         self.setup_event_loop()
         asyncio.get_running_loop().set_exception_handler(log_exception)
         logger.info("listening", extra={"fields": {"address": f"{self._settings.host}:{self._settings.http_port}"}})
@@ -90,6 +104,8 @@ class _RestServer(RESTServer):
         self._settings = settings
 
     def _add_middlewares(self, app: FastAPI) -> None:
+        if self._settings.idempotent:
+            app.add_middleware(Idempotency)
         app.add_middleware(
             Guard,
             model=self._settings.model,
@@ -120,7 +136,7 @@ class _GrpcServer(GRPCServer):
         """As KServe's, on one address."""
         from concurrent.futures import ThreadPoolExecutor
 
-        from grpc import aio
+        from grpc import StatusCode, aio
         from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
         from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
         from kserve.protocol.grpc.servicer import InferenceServicer
@@ -132,7 +148,20 @@ class _GrpcServer(GRPCServer):
         self._server = aio.server(
             ThreadPoolExecutor(max_workers=max_workers), interceptors=(ExceptionToStatusInterceptor(),), options=options
         )
-        servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
+
+        class Servicer(InferenceServicer):  # type: ignore[misc]
+            """Without the routes that load and unload models, and within the caller's trace."""
+
+            async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+                with server_span("grpc ModelInfer", dict(context.invocation_metadata())):
+                    return await super().ModelInfer(request, context)
+
+            async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+                await context.abort(StatusCode.UNIMPLEMENTED, "this server does not offer that")
+
+            RepositoryModelUnload = RepositoryModelLoad
+
+        servicer = Servicer(self._data_plane, self._model_repository_extension)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self._server.add_insecure_port(f"{self._host}:{self._port}")
         await self._server.start()

@@ -65,6 +65,7 @@ class StackSettings:
     max_body: int = 8 * 2**20
     request_timeout: float = 30.0
     predictor_options: Sequence[str] = ()
+    predictions: str | None = None  # by default SQLite in `work`
 
 
 @dataclass
@@ -115,6 +116,11 @@ class Stack:
     def url(self) -> str:
         scheme = "http" if self._settings.tls is None else "https"
         return f"{scheme}://{self._settings.host}:{self.port}"
+
+    @property
+    def predictions_url(self) -> str:
+        """Where predictions are recorded unless the settings name a database."""
+        return f"sqlite:///{(self._settings.work / 'predictions.db').resolve()}"
 
     @property
     def predict_url(self) -> str:
@@ -183,6 +189,7 @@ class Stack:
                 f"             http://{LOOPBACK}:{self.admin_port}/stats/prometheus (gateway)",
                 f"API key      {self.api_key} (client '{self.client}', from {self.key_source})",
                 f"logs         {self.folder}",
+                f"predictions  {'recorded' if self._settings.predictions else self.predictions_url}",
                 "",
                 f"curl -s {self.predict_url} -H '{API_KEY}: {self.api_key}' \\",
                 f"  -H 'content-type: application/json' -d '{instance}'",
@@ -226,9 +233,11 @@ class Stack:
         envoy += ["--disable-hot-restart", "--concurrency", "2", "--file-flush-interval-msec", "500"]
         root = Path(__file__).resolve().parent.parent
         environment = {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        # In the environment, because a database's URL may hold a password, and arguments can be read by everyone.
+        predictions = {"MAILTRIAGE_PREDICTIONS": settings.predictions or self.predictions_url}
         return [
             Part("predictor", [*python, *predictor], self.folder / "predictor.log", environment),
-            Part("transformer", [*python, *transformer], self.folder / "transformer.log", environment),
+            Part("transformer", [*python, *transformer], self.folder / "transformer.log", environment | predictions),
             Part("gateway", envoy, self.folder / "gateway.log"),
         ]
 

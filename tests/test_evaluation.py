@@ -9,9 +9,10 @@ import pytest
 from mailtriage import evaluation
 from mailtriage.baselines import majority, tfidf_svm
 from mailtriage.bundle import Bundle
+from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError, TaxonomyError
 from mailtriage.examples import Example
-from mailtriage.inference import OnnxEngine, Triage, predict
+from mailtriage.inference import Triage, predict
 from mailtriage.metrics import UNLABELLED
 
 PICTURES = {

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mailtriage.bundle import Bundle
+from mailtriage.engines import OnnxEngine
 from mailtriage.features import MailTokenizer, model_text, pad
-from mailtriage.inference import OnnxEngine, Triage, predict
+from mailtriage.inference import Triage, predict
 from mailtriage.mail import Email
 
 

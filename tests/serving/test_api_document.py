@@ -77,7 +77,7 @@ def check(name, content):
 
 def test_the_curl_examples_run(service):
     examples = blocks("bash")
-    assert len(examples) == 2
+    assert len(examples) == 3
 
     for example in examples:
         done = subprocess.run(
@@ -102,7 +102,8 @@ def test_the_python_example_runs(service):
 
 @pytest.mark.parametrize("example", blocks("json"))
 def test_the_shown_answers_fit_the_schema(example):
-    check("PredictResponse", json.loads(example))
+    content = json.loads(example)
+    check("ExplainResponse" if "explanations" in content else "PredictResponse", content)
 
 
 def test_the_openapi_document_has_the_gateways_routes():

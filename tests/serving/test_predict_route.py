@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from mailtriage.bundle import Bundle
-from mailtriage.inference import OnnxEngine, Triage, predict
+from mailtriage.engines import OnnxEngine
+from mailtriage.inference import Triage, predict
 from mailtriage.mail import Email
 from mailtriage.taxonomy import Taxonomy
 

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from mailtriage.bundle import Bundle
-from mailtriage.inference import OnnxEngine
+from mailtriage.engines import OnnxEngine
 from serving.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
