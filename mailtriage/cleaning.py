@@ -132,18 +132,22 @@ def _look_again(lines: Sequence[Line], mentions: Mentions, contained: bool) -> b
     left = without_doubled_blanks(line for line in lines if line.cut is None)
     for line in left:
         line.container, line.indented = None, False
-    _decide(left, mentions, forwarded=False)
+    _decide(left, mentions, forwarded=False, again=True)
     return not any(line.cut for line in left)
 
 
-def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool) -> bool:
-    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort."""
+def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool, again: bool = False) -> bool:
+    """Decide for each line whether it goes, and why; returns whether a block was kept as a last resort.
+
+    `again`: these are the lines that were left before.
+    """
     for line in lines:
         if line.container and line.container[0] == "hidden" and line.text:
             line.cut = ("tracking", line.container[1])
     if "[" in mentions.lowered or "{" in mentions.lowered:
         cut_leftovers(lines)
-    cut_app_footers(lines, mentions)
+    if not again:
+        cut_app_footers(lines, mentions)  # looks at each line for itself
     cut_quotations(lines, mentions, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
     cut_signatures(lines, mentions)

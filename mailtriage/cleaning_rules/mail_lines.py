@@ -66,45 +66,46 @@ def split_lines(text: str, containers: Iterable[Container] = ()) -> list[Line]:
     """The lines of a mail; those that a container covers know it."""
     lines: list[Line] = []
     read = 0
-    for start, end, stop in _bounds(text):
-        line = _line(text, start, end, stop)
+    for start, part, stop in _parts(text):
+        line = _line(start, part, stop)
         lines.append(line)
-        read += bool(line.text) and not line.depth
-        line.unread = read > MOST_READ_LINES and not line.depth
-        if line.unread and not containers and text.find("\n>", start) < 0:
-            line.end = line.stop = len(text)
-            break
+        if line.text and not line.depth:
+            read += 1
+        if read > MOST_READ_LINES and not line.depth:
+            line.unread = True
+            if not containers and text.find("\n>", start) < 0:
+                line.end = line.stop = len(text)
+                break
     _place(lines, containers)
     return lines
 
 
-def _line(text: str, start: int, end: int, stop: int) -> Line:
-    head = text[start:end] if end - start <= LONGEST_RULE_TEXT else text[start : start + LONGEST_RULE_TEXT]
+def _line(start: int, part: str, stop: int) -> Line:
+    end = start + len(part)
+    head = part[:LONGEST_RULE_TEXT]
     stripped = head.strip()
-    if not stripped.startswith(">"):
-        return Line(start, end, stop, stripped)
-    mark = _QUOTE_MARK.match(head)
+    mark = _QUOTE_MARK.match(head) if stripped[:1] == ">" else None
     if mark is None:
         return Line(start, end, stop, stripped)
     return Line(start, end, stop, head[mark.end() :].strip(), mark[0].count(">"), start + mark.end())
 
 
-def _bounds(text: str) -> Iterator[tuple[int, int, int]]:
-    """Start, end without line break, and end with it, of each line."""
+def _parts(text: str) -> Iterator[tuple[int, str, int]]:
+    """Where each line starts, the line without its break, and where it ends with it."""
     if "\r" in text:
         for match in _LINE.finditer(text):
             start, stop = match.span()
             if start < stop:
-                yield start, start + len(match[1]), stop
+                yield start, match[1], stop
         return
-    start = 0
+    start, length = 0, len(text)
     for part in text.split("\n"):
-        end = start + len(part)
-        if end < len(text):
-            yield start, end, end + 1
+        stop = start + len(part) + 1
+        if stop <= length:
+            yield start, part, stop
         elif part:
-            yield start, end, end
-        start = end + 1
+            yield start, part, length
+        start = stop
 
 
 def _place(lines: Sequence[Line], containers: Iterable[Container]) -> None:

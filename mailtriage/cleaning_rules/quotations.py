@@ -102,11 +102,14 @@ def cut_quotations(lines: Sequence[Line], mentions: Mentions, forwarded: bool) -
     separates, attributes = bool(mentions.of(_SEPARATING)), may_attribute(mentions)
     while position < len(lines):
         line = lines[position]
-        head = _head_at(lines, position, separates, attributes) if line.own else None
+        if line.cut is not None:
+            position += 1
+            continue
+        head = _head_at(lines, position, separates, attributes) if line.text and not line.unread else None
         if head is not None:
             position = since = _take(lines, head, since, forwarded, enough)
             enough = ENOUGH_FORWARDED_WORDS
-        elif line.quoted and line.cut is None:
+        elif line.quoted:
             position = _cut_quoted(lines, position)
         elif line.indented and line.own and is_salutation(line.text) and _has_words(lines[:position]):
             position = _cut_quoted(lines, position, indented=True)  # a letter in <blockquote> below the client's words

@@ -13,6 +13,8 @@ _INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"
 _RARE = rf"\xa0\u202f\u2007\x0b\x0c\r{_INVISIBLE}"
 # Single spaces and line breaks inside of a text are as they should be, and most frequent: they are no run.
 _RUN = re.compile(rf"[ \t\n{_RARE}](?:[ \t\n{_RARE}]++|(?<=[{_RARE}])|\Z|(?<!..))", re.DOTALL)
+# One of these is in every text that has something to trim or fold but at its ends.
+_CLUES = (" \n", "\t\n", "\n\n\n", *"\xa0\u202f\u2007\x0b\x0c\r", *_INVISIBLE)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _NOT_SHOWN = re.compile(rf"[\x0b\x0c{_INVISIBLE}]")
 _SPACES = str.maketrans({"\xa0": " ", "\u202f": " ", "\u2007": " "})
@@ -34,9 +36,13 @@ def white_space_edits(text: str) -> list[Removed]:
 
 
 def _edits(text: str) -> Iterator[Removed]:
+    if not text[:1].isspace() and not text[-1:].isspace() and not any(clue in text for clue in _CLUES):
+        return
     for run in _RUN.finditer(text):
         start, end = run.span()
         found = run[0]
+        if found == "\n\n" and start and end < len(text):
+            continue
         replacement = "" if start == 0 or end == len(text) else _folded(found)
         if replacement != found:
             yield Removed("whitespace", "white_space", start, end, replacement)
