@@ -1,5 +1,9 @@
 """Every object that we publish is accepted by the API server, the webhooks and Pod Security, without unknown fields."""
 
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,12 @@ import yaml
 from installation import CHART, ROOT
 from kube import KubectlFailed, Namespace, kubectl
 
+PROMETHEUS = "github.com/prometheus-operator/prometheus-operator"
+SCHEMAS = (  # Go module, file
+    ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml"),
+    (PROMETHEUS, "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"),
+    (PROMETHEUS, "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"),
+)
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 
@@ -19,8 +29,33 @@ def rendered(values: dict[str, Any], namespace: Namespace) -> list[dict[str, Any
     return [item for text in texts for item in yaml.safe_load_all(text) if item]
 
 
+@pytest.fixture(scope="module")
+def published_schemas(cluster: None) -> Iterator[None]:
+    """What Istio and the Prometheus operator define, as their Go modules carry it; no controller of theirs is there."""
+    if shutil.which("go") is None:
+        pytest.skip("the schemas of Istio and the Prometheus operator come with `go mod download`, and there is no go")
+    command = ["go", "mod", "download", "-json", *{module for module, _ in SCHEMAS}]
+    done = subprocess.run(command, cwd=Path(__file__).parent / "schemas", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folders = {found["Path"]: Path(found["Dir"]) for found in json_objects(done.stdout)}
+    files = [f"--filename={folders[module] / file}" for module, file in SCHEMAS]
+    kubectl("create", *files)
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    yield
+    kubectl("delete", "--wait=false", *files)
+
+
+def json_objects(text: str) -> Iterator[dict[str, str]]:
+    """The objects of a text that holds one after the other."""
+    decoder = json.JSONDecoder()
+    while text := text.strip():
+        found, end = decoder.raw_decode(text)
+        yield found
+        text = text[end:]
+
+
 @pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
-def test_objects_of_the_chart_are_accepted(empty_namespace: Namespace, path: Path) -> None:
+def test_objects_of_the_chart_are_accepted(empty_namespace: Namespace, published_schemas: None, path: Path) -> None:
     objects = rendered(yaml.safe_load(path.read_text(encoding="utf-8")), empty_namespace)
     for item in objects:
         if item["kind"] == "Pod":  # its own ServiceAccount is not there in a dry run
