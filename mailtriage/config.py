@@ -23,6 +23,12 @@ class TrainingConfig(BaseModel):
     name: str = Field("mailtriage", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the model in the registry")
 
     encoder: str = Field("distilbert-base-german-cased", description="`embedded`, a Hugging Face name, or a folder")
+    warm_start: str | None = Field(
+        None, description="start from this bundle (a folder, or such as mailtriage@champion) instead of `encoder` alone"
+    )
+    tasks: Literal["together", "separate"] = Field(
+        "together", description="one encoder for all tasks, or one a task: three single-task models in one bundle"
+    )
     encoder_layers: int | None = Field(None, ge=1, description="keep the first layers only; null keeps all")
     languages: tuple[str, ...] = Field(("de", "en"), description="which vocabulary the embedded encoder keeps")
     max_tokens: int = Field(256, ge=16, le=8192, description="longer mails are cut, special tokens included")
@@ -30,6 +36,9 @@ class TrainingConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
 
     epochs: int = Field(4, ge=1, description="passes over the training mails")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs that bring nothing; null never does"
+    )
     batch_tokens: int = Field(8192, ge=64, description="most tokens a forward pass, padding included")
     learning_rate: float = Field(5e-5, gt=0, description="peak rate of the last encoder layer")
     head_learning_rate: float = Field(1e-3, gt=0, description="peak rate of the heads")
@@ -38,9 +47,10 @@ class TrainingConfig(BaseModel):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    imbalance: Literal["none", "logit_adjustment"] = Field(
-        "none", description="logit_adjustment: Menon et al. 2021, arXiv:2007.07314"
+    imbalance: Literal["none", "logit_adjustment", "class_weights", "focal"] = Field(
+        "none", description="how rare labels are helped: `losses.Objective`"
     )
+    task_weighting: Literal["equal", "uncertainty"] = Field("equal", description="of the tasks' losses: as above")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware computes in it"

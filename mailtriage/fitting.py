@@ -22,12 +22,15 @@ from mailtriage.encoders import load_encoder
 from mailtriage.errors import DataError
 from mailtriage.examples import Example
 from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
+from mailtriage.losses import Objective
 from mailtriage.metrics import UNLABELLED, Labels, macro_f1
-from mailtriage.model import MultiTaskClassifier, multi_task_loss
+from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
 Say = Callable[[str], None]
 SAY_EVERY = 5.0  # seconds between two lines of progress
@@ -58,13 +61,16 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """Everything that a stopped run needs to go on exactly where it was, after whole epochs."""
+    """Everything that a stopped run needs to go on exactly where it was, after whole epochs.
+
+    Random numbers need no place in it: each epoch starts its own stream, a worker.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
-    random: Tensor
     best: dict[str, Tensor]
+    best_scores: dict[str, float]
     history: list[Epoch] = field(default_factory=list)
 
     def save(self, file: Path, fingerprint: str) -> None:
@@ -107,19 +113,19 @@ def prepare(
         DataError: no mail, or no label of a task.
         EncoderError: the encoder cannot be loaded.
         TaxonomyError: a mail has a label that the taxonomy lacks.
+        ConfigError, BundleError, RegistryError: the bundle that `warm_start` names cannot be used.
     """
     if not train or not validation:
         raise DataError(f"expected mails to train and to validate on, found {len(train)} and {len(validation)}")
     torch.manual_seed(config.seed)
     segments = [_segments(part) for part in (train, validation)]
-    encoder, tokenizer = load_encoder(config, [text for pair in segments[0] for text in pair])
-    labels = {task.id: len(task.labels) for task in taxonomy.tasks}
-    model = MultiTaskClassifier.from_encoder(encoder, labels, config.pooling, config.dropout)
+    model, tokenizer = _make_model(config, taxonomy, [text for pair in segments[0] for text in pair])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(folder / "tokenizer.json"))
-    longest = min(config.max_tokens, getattr(encoder.config, "max_position_embeddings", config.max_tokens))
+    settings = next(iter(model.encoder_of_tasks.values())).config
+    longest = min(config.max_tokens, getattr(settings, "max_position_embeddings", config.max_tokens))
     mail_tokenizer = MailTokenizer(folder / "tokenizer.json", longest)
     parts = [
         Tokenised(mail_tokenizer.encode(texts), np.asarray([e.indices(taxonomy) for e in part], dtype=np.int64))
@@ -129,6 +135,20 @@ def prepare(
         if not (parts[0].targets[:, position] != UNLABELLED).any():
             raise DataError(f"none of the {len(train)} training mails has a label for task '{task.id}'")
     return model, parts[0], parts[1]
+
+
+def _make_model(
+    config: TrainingConfig, taxonomy: Taxonomy, texts: Sequence[str]
+) -> tuple[MultiTaskClassifier, Tokenizer]:
+    if config.warm_start:
+        from mailtriage.warm_start import start_bundle, warm_model
+
+        with start_bundle(config.warm_start) as bundle:
+            return warm_model(bundle, config, taxonomy)
+    encoder, tokenizer = load_encoder(config, texts)
+    labels = {task.id: len(task.labels) for task in taxonomy.tasks}
+    separate = config.tasks == "separate"
+    return MultiTaskClassifier.from_encoder(encoder, labels, config.pooling, config.dropout, separate), tokenizer
 
 
 def fit(
@@ -144,6 +164,8 @@ def fit(
 ) -> list[Epoch]:
     """Fine-tune `model` in place; it ends with the weights of the epoch that validated best.
 
+    Where each task has an encoder of its own, each task ends with the weights of its own best epoch.
+
     Args:
         worker: this process among others; each step then covers one batch a worker.
         resume: the state after the last whole epoch of a stopped run.
@@ -158,27 +180,58 @@ def fit(
     model.to(worker.device)
     _choose_attention(model, worker.device)
     loop = _Loop(model, train, config, worker, steps=sum(map(len, plan)) // worker.count, say=say)
-    best, history = _weights(model), []
-    torch.manual_seed(config.seed + worker.rank)
+    best, history = _Best(model, _weights(model), {}), []
     if resume is not None:
         loop.restore(resume)
-        best, history = resume.best, list(resume.history)
+        best, history = _Best(model, resume.best, dict(resume.best_scores)), list(resume.history)
 
     for epoch in range(len(history), config.epochs):
+        if _is_done(history, config.patience):
+            break
         started = time.monotonic()
         label = f"epoch {epoch + 1}/{config.epochs}"
+        torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
         loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
         logits = predict_logits(model, validation.input_ids, config, worker.device)
-        score = mean_macro_f1(logits, validation.targets)
-        seconds = time.monotonic() - started
-        if not history or score > max(past.macro_f1 for past in history):
-            best = _weights(model)
+        scores = {
+            task: worker.sum_over_workers(score) / worker.count
+            for task, score in task_macro_f1(logits, validation.targets).items()
+        }
+        best.update(scores)
+        seconds, score = time.monotonic() - started, float(np.mean(list(scores.values())))
         loss, tokens = worker.sum_over_workers(loss) / worker.count, worker.sum_over_workers(tokens)
         history.append(Epoch(epoch + 1, loss, score, seconds, tokens / seconds))
         say(f"{label}  loss {loss:.3f}  validation macro-F1 {score:.3f}  {seconds:.0f} s")
         after_epoch(loop.state(best, history))
-    model.load_state_dict(best)
+    model.load_state_dict(best.weights)
     return history
+
+
+def _is_done(history: Sequence[Epoch], patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought nothing."""
+    if patience is None or len(history) <= patience:
+        return False
+    return max(e.macro_f1 for e in history[-patience:]) <= max(e.macro_f1 for e in history[:-patience])
+
+
+@dataclass
+class _Best:
+    """The best weights so far: of the model by its mean score, or of each task that has its encoder by its own."""
+
+    model: MultiTaskClassifier
+    weights: dict[str, Tensor]
+    scores: dict[str, float]
+
+    def update(self, scores: Mapping[str, float]) -> None:
+        separate = self.model.config.separate
+        for name, score in scores.items() if separate else [("", float(np.mean(list(scores.values()))))]:
+            if score > self.scores.get(name, -1.0):
+                self.scores[name] = score
+                self.weights |= {
+                    key: value
+                    for key, value in _weights(self.model).items()
+                    if not separate or key.startswith((f"encoders.{name}.", f"heads.{name}."))
+                }
 
 
 class _Loop:
@@ -188,12 +241,14 @@ class _Loop:
         self, model: MultiTaskClassifier, data: Tokenised, config: TrainingConfig, worker: Worker, steps: int, say: Say
     ) -> None:
         if config.freeze_embeddings:
-            model.encoder.get_input_embeddings().requires_grad_(False)
+            for encoder in model.encoder_of_tasks.values():
+                encoder.get_input_embeddings().requires_grad_(False)
         self.model, self.data, self.config, self.worker, self.say = model, data, config, worker, say
         self.wrapped = worker.wrap(model)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.scheduler = LambdaLR(self.optimizer, lambda step: _rate(step, steps, config.warmup))
-        self.log_priors = _log_priors(model, data.targets, config.imbalance, worker.device)
+        self.objective = Objective.of(config, model.config.labels, data.targets, worker.device)
+        self.clipped = _clipped_together(model)
         self.bf16 = _computes_bf16(config.precision, worker.device)
 
     def run_epoch(self, batches: Sequence[Sequence[int]], label: str) -> tuple[float, float]:
@@ -214,21 +269,22 @@ class _Loop:
     def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> float:
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(input_ids=ids, attention_mask=mask)
-        loss = multi_task_loss(logits, targets, label_smoothing=self.config.label_smoothing, log_priors=self.log_priors)
+        loss = self.objective(logits, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        for parameters in self.clipped:
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         self.optimizer.step()
         self.scheduler.step()
         return float(loss.detach())
 
-    def state(self, best: dict[str, Tensor], history: list[Epoch]) -> TrainingState:
+    def state(self, best: _Best, history: list[Epoch]) -> TrainingState:
         return TrainingState(
             _weights(self.model),
             self.optimizer.state_dict(),
             self.scheduler.state_dict(),
-            torch.get_rng_state(),
-            best,
+            best.weights,
+            dict(best.scores),
             list(history),
         )
 
@@ -236,7 +292,6 @@ class _Loop:
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.scheduler.load_state_dict(state.scheduler)
-        torch.set_rng_state(state.random)
 
 
 def predict_logits(
@@ -258,11 +313,15 @@ def predict_logits(
 
 def mean_macro_f1(logits: Mapping[str, np.ndarray[Any, Any]], targets: Labels) -> float:
     """Mean over the tasks of macro-F1, each task decoded alone; what model selection watches."""
-    scores = [
-        macro_f1(values.shape[1], targets[:, position], values.argmax(axis=1))
-        for position, values in enumerate(logits.values())
-    ]
-    return float(np.mean(scores))
+    return float(np.mean(list(task_macro_f1(logits, targets).values())))
+
+
+def task_macro_f1(logits: Mapping[str, np.ndarray[Any, Any]], targets: Labels) -> dict[str, float]:
+    """Macro-F1 a task, decoded alone."""
+    return {
+        task: macro_f1(values.shape[1], targets[:, position], values.argmax(axis=1))
+        for position, (task, values) in enumerate(logits.items())
+    }
 
 
 def _segments(examples: Sequence[Example]) -> list[tuple[str, str]]:
@@ -290,7 +349,8 @@ def _chunks(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterat
 
 def _parameter_groups(model: MultiTaskClassifier, config: TrainingConfig) -> list[dict[str, Any]]:
     """Heads at their own rate; encoder layers at a rate that falls with depth; no decay for biases and norms."""
-    layers = int(getattr(model.encoder.config, "num_hidden_layers", 0))
+    settings = next(iter(model.encoder_of_tasks.values())).config
+    layers = int(getattr(settings, "num_hidden_layers", 0))
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -318,21 +378,18 @@ def _rate(step: int, total: int, warmup: float) -> float:
     return (step + 1) / rising if step < rising else max(0.0, (total - step) / max(1, total - rising))
 
 
-def _log_priors(model: MultiTaskClassifier, targets: Labels, imbalance: str, device: str) -> dict[str, Tensor] | None:
-    if imbalance == "none":
-        return None
-    priors = {}
-    for position, task in enumerate(model.heads):
-        known = targets[:, position][targets[:, position] != UNLABELLED]
-        counts = np.bincount(known, minlength=model.config.labels[task]) + 1.0
-        priors[task] = torch.log(torch.tensor(counts / counts.sum(), dtype=torch.float32)).to(device)
-    return priors
+def _clipped_together(model: MultiTaskClassifier) -> list[list[Tensor]]:
+    """Parameters whose gradients are clipped by their common norm: all, or those of each task that has its encoder."""
+    if not model.config.separate:
+        return [list(model.parameters())]
+    return [[*model.encoders[task].parameters(), *model.head(task).parameters()] for task in model.heads]
 
 
 def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
     """On a CPU the plain products train faster than PyTorch's fused attention, whose backward pass is slow there."""
     if _kind(device) == "cpu":
-        model.encoder.set_attn_implementation("eager")
+        for encoder in model.encoder_of_tasks.values():
+            encoder.set_attn_implementation("eager")
 
 
 def _kind(device: str) -> str:

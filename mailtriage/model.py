@@ -1,15 +1,15 @@
-"""One encoder, one linear head a task."""
+"""One encoder, one linear head a task; or an encoder a task, which is three single-task models in one file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from mailtriage.metrics import UNLABELLED
+_SHARED = "shared"
 
 
 class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
@@ -23,52 +23,99 @@ class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
         labels: Mapping[str, int] | None = None,
         pooling: str = "mean",
         head_dropout: float = 0.1,
+        separate: bool = False,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})
         self.labels = dict(labels or {})
         self.pooling = pooling
         self.head_dropout = head_dropout
+        self.separate = separate
         super().__init__(**kwargs)
 
 
 class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
-    """Logits of several tasks from one forward pass of one encoder."""
+    """Logits of several tasks from one forward pass of one encoder, or of one encoder a task (`config.separate`)."""
 
     config_class = MultiTaskConfig
     base_model_prefix = "encoder"
 
-    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: MultiTaskConfig, encoders: Mapping[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
-        self.encoder = encoder if encoder is not None else AutoModel.from_config(_encoder_config(config.encoder))
-        if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # ours replaces it, and weights without a gradient stop distributed training
+        names = list(config.labels) if config.separate else [_SHARED]
+        made = encoders or {name: AutoModel.from_config(_encoder_config(config.encoder)) for name in names}
+        for encoder in made.values():
+            if getattr(encoder, "pooler", None) is not None:
+                encoder.pooler = None  # ours replaces it, and weights without a gradient stop distributed training
+        if config.separate:
+            self.encoders = nn.ModuleDict(made)
+        else:
+            self.encoder = made[_SHARED]
         self.dropout = nn.Dropout(config.head_dropout)
-        width = self.encoder.config.hidden_size
+        width = next(iter(made.values())).config.hidden_size
         self.heads = nn.ModuleDict({task: nn.Linear(width, count) for task, count in config.labels.items()})
         self.post_init()
 
     @classmethod
     def from_encoder(
-        cls, encoder: PreTrainedModel, labels: Mapping[str, int], pooling: str, dropout: float
+        cls, encoder: PreTrainedModel, labels: Mapping[str, int], pooling: str, dropout: float, separate: bool = False
     ) -> MultiTaskClassifier:
-        """Put fresh heads (task -> number of labels) on a pre-trained encoder."""
-        config = MultiTaskConfig(encoder.config.to_dict(), labels, pooling, dropout)
-        model = cls(config, encoder)
-        for head in model.heads.values():
-            assert isinstance(head, nn.Linear)
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        """Put fresh heads (task -> number of labels) on a pre-trained encoder, or on a copy of it a task."""
+        encoders = {task: deepcopy(encoder) for task in labels} if separate else {_SHARED: encoder}
+        return cls._with_fresh_heads(encoders, labels, pooling, dropout, separate)
+
+    @classmethod
+    def like(cls, old: MultiTaskClassifier, labels: Mapping[str, int], dropout: float) -> MultiTaskClassifier:
+        """The encoder of `old` under fresh heads; where it has an encoder a task, a new task copies the first one."""
+        separate, pooling = bool(old.config.separate), str(old.config.pooling)
+        if not separate:
+            return cls._with_fresh_heads({_SHARED: old.encoder}, labels, pooling, dropout, separate)
+        first = next(iter(old.encoders.values()))
+        encoders = {task: old.encoders[task] if task in old.encoders else deepcopy(first) for task in labels}
+        return cls._with_fresh_heads(encoders, labels, pooling, dropout, separate)
+
+    @classmethod
+    def _with_fresh_heads(
+        cls, encoders: Mapping[str, Any], labels: Mapping[str, int], pooling: str, dropout: float, separate: bool
+    ) -> MultiTaskClassifier:
+        settings = next(iter(encoders.values())).config.to_dict()
+        model = cls(MultiTaskConfig(settings, labels, pooling, dropout, separate), encoders)
+        for task in labels:
+            nn.init.normal_(model.head(task).weight, std=0.02)
+            nn.init.zeros_(model.head(task).bias)
         return model
+
+    def head(self, task: str) -> nn.Linear:
+        head = self.heads[task]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def encoder_of_tasks(self) -> dict[str, Any]:
+        """Each task's encoder: the same for all, or one a task."""
+        return {task: self.encoders[task] if self.config.separate else self.encoder for task in self.heads}
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: `from_encoder` initialises the heads, and a saved model brings all its weights."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels)."""
-        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mail = self.dropout(_pool(tokens, attention_mask, self.config.pooling))
-        return {task: head(mail) for task, head in self.heads.items()}
+        if self.config.separate:
+            return {
+                task: self._answer(task, self._read(self.encoders[task], input_ids, attention_mask))
+                for task in self.heads
+            }
+        mail = self._read(self.encoder, input_ids, attention_mask)
+        return {task: self._answer(task, mail) for task in self.heads}
+
+    def _read(self, encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        tokens = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mail: Tensor = self.dropout(_pool(tokens, attention_mask, self.config.pooling))
+        return mail
+
+    def _answer(self, task: str, mail: Tensor) -> Tensor:
+        logits: Tensor = self.heads[task](mail)
+        return logits
 
 
 def _pool(tokens: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -77,32 +124,6 @@ def _pool(tokens: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
         return tokens[:, 0]
     mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
-
-
-def multi_task_loss(
-    logits: Mapping[str, Tensor],
-    targets: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    log_priors: Mapping[str, Tensor] | None = None,
-) -> Tensor:
-    """Mean over the tasks of the mean cross entropy of the labelled mails.
-
-    Args:
-        logits: task -> (mails, labels).
-        targets: (mails, tasks) in the order of `logits`; `UNLABELLED` is masked.
-        label_smoothing: share of the target spread over all labels.
-        log_priors: task -> (labels,), added to the logits: logit adjustment (Menon et al. 2021, arXiv:2007.07314).
-    """
-    losses = []
-    for position, (task, values) in enumerate(logits.items()):
-        target = targets[:, position]
-        adjusted = values.float() if log_priors is None else values.float() + log_priors[task]
-        total = nn.functional.cross_entropy(
-            adjusted, target, ignore_index=UNLABELLED, label_smoothing=label_smoothing, reduction="sum"
-        )
-        losses.append(total / (target != UNLABELLED).sum().clamp(min=1))
-    return torch.stack(losses).mean()
 
 
 def _encoder_config(settings: Mapping[str, Any]) -> PretrainedConfig:

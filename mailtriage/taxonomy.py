@@ -15,6 +15,7 @@ import yaml
 from mailtriage.errors import TaxonomyError, nearest
 
 State = Literal["active", "retired"]
+ChangeKind = Literal["renamed", "merged", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,17 @@ class Task:
             raise TaxonomyError(f"task '{self.id}' has no label '{label_id}'{hint}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of labels of one task in one version: `sources` are the labels before, `targets` those after."""
+
+    version: str
+    task: str
+    kind: ChangeKind
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """Tasks, labels, and which combinations of labels are valid.
@@ -62,7 +74,7 @@ class Taxonomy:
     version: str
     tasks: tuple[Task, ...]
     combinations: tuple[tuple[str, ...], ...] | None = None
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Change, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Taxonomy:
@@ -153,7 +165,8 @@ def _read_taxonomy(document: object) -> Taxonomy:
     combinations = None if valid == "all" else tuple(_read_combinations(valid, tasks))
     if combinations is not None:
         _check_combinations(combinations, tasks)
-    return Taxonomy(str(document["version"]), tasks, combinations, tuple(document.get("history") or ()))
+    history = tuple(_read_change(entry) for entry in document.get("history") or ())
+    return Taxonomy(str(document["version"]), tasks, combinations, history)
 
 
 def _read_task(task_id: str, content: object) -> Task:
@@ -176,6 +189,29 @@ def _read_label(label_id: str, content: object, task_id: str) -> Label:
     if state not in ("active", "retired"):
         raise TaxonomyError(f"expected the state of {where} to be 'active' or 'retired', found '{state}'")
     return Label(label_id, _read_names(content.get("name"), label_id), state, str(content.get("hint", "")))
+
+
+_CHANGE_KEYS = ("version", "task", "change", "from", "to")
+_CHANGE_SIZES = {"renamed": (1, 1), "merged": (2, 1), "split": (1, 2)}  # fewest labels before and after; 1 is also most
+
+
+def _read_change(entry: object) -> Change:
+    """An entry such as `{version: "2026-12-01", task: topic, change: merged, from: [a, b], to: c}`."""
+    if not isinstance(entry, Mapping) or any(not entry.get(key) for key in _CHANGE_KEYS):
+        raise TaxonomyError(f"expected an entry of 'history' to have {', '.join(_CHANGE_KEYS)}, found {entry}")
+    _check_keys(entry, _CHANGE_KEYS, "an entry of 'history'")
+    kind, sources, targets = entry["change"], _label_list(entry["from"]), _label_list(entry["to"])
+    if kind not in _CHANGE_SIZES:
+        raise TaxonomyError(f"expected a change of 'history' to be {', '.join(_CHANGE_SIZES)}, found '{kind}'")
+    for word, labels, least in zip(("from", "to"), (sources, targets), _CHANGE_SIZES[kind], strict=True):
+        if len(labels) < least or (least == 1 and len(labels) > 1):
+            wanted = "one label" if least == 1 else "two labels or more"
+            raise TaxonomyError(f"expected '{kind}' to go {word} {wanted}, found {', '.join(labels)}")
+    return Change(str(entry["version"]), str(entry["task"]), kind, sources, targets)
+
+
+def _label_list(labels: object) -> tuple[str, ...]:
+    return tuple(map(str, labels)) if isinstance(labels, list) else (str(labels),)
 
 
 def _read_names(names: object, fallback: str) -> Mapping[str, str]:

@@ -1,0 +1,91 @@
+"""What training minimises, against the formulas of its sources written out."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+
+from mailtriage.config import TrainingConfig
+from mailtriage.losses import LOSS_FLOOR, Objective
+from mailtriage.metrics import UNLABELLED
+
+LABELS = {"a": 3, "b": 2}
+TARGETS = np.array([[0, 1], [0, 0], [0, UNLABELLED], [1, 1], [2, 1]])
+
+
+def _objective(**settings: object) -> Objective:
+    return Objective.of(TrainingConfig(**settings), LABELS, TARGETS)
+
+
+@pytest.fixture
+def logits() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {task: torch.randn(len(TARGETS), n, generator=generator, requires_grad=True) for task, n in LABELS.items()}
+
+
+@pytest.fixture
+def targets() -> torch.Tensor:
+    return torch.from_numpy(TARGETS)
+
+
+def test_missing_labels_are_masked_not_guessed(logits, targets):
+    _objective()(logits, targets).backward()
+
+    assert logits["b"].grad[2].abs().sum() == 0
+    assert logits["a"].grad[2].abs().sum() > 0
+
+
+@pytest.mark.parametrize("weighting", ["equal", "uncertainty"])
+def test_a_task_without_any_label_in_a_batch_moves_nothing(logits, weighting):
+    loss = _objective(task_weighting=weighting)(logits, torch.full((5, 2), UNLABELLED))
+    loss.backward()
+
+    assert loss == 0
+    assert logits["a"].grad.abs().sum() == 0
+
+
+def test_plain_loss_is_the_mean_of_the_cross_entropies(logits, targets):
+    expected = (cross_entropy(logits["a"], targets[:, 0]) + cross_entropy(logits["b"], targets[:, 1])) / 2
+
+    assert _objective()(logits, targets).item() == pytest.approx(expected.item())
+
+
+def test_logit_adjustment_adds_the_log_of_the_label_shares(logits, targets):
+    shares = torch.tensor([4.0, 2.0, 2.0]) / 8  # each count one larger, so that a label without mails has a share
+
+    expected = cross_entropy(logits["a"] + shares.log(), targets[:, 0])
+
+    assert _objective(imbalance="logit_adjustment").task_losses(logits, targets)[0].item() == pytest.approx(
+        expected.item()
+    )
+
+
+def test_class_weights_are_those_of_a_balanced_mean(logits, targets):
+    weights = torch.tensor([8 / (3 * 4.0), 8 / (3 * 2.0), 8 / (3 * 2.0)])
+
+    expected = cross_entropy(logits["a"], targets[:, 0], weight=weights)
+
+    assert _objective(imbalance="class_weights").task_losses(logits, targets)[0].item() == pytest.approx(
+        expected.item()
+    )
+
+
+def test_focal_loss_is_that_of_lin_et_al(logits, targets):
+    log_p = log_softmax(logits["b"], dim=1)[[0, 1, 3, 4], [1, 0, 1, 1]]
+
+    expected = (-((1 - log_p.exp()) ** 2) * log_p).mean()
+
+    assert _objective(imbalance="focal").task_losses(logits, targets)[1].item() == pytest.approx(expected.item())
+
+
+def test_uncertainty_weighting_has_the_gradient_of_kendall_et_al_at_the_best_variances():
+    losses = torch.tensor([0.4, 2.5], requires_grad=True)
+    Objective(weighting="uncertainty").combine(losses, torch.tensor([True, True])).backward()
+    ours = losses.grad.clone()
+
+    losses.grad = None
+    log_s = torch.log(2 * (losses.detach() + LOSS_FLOOR)).requires_grad_()
+    ((losses + LOSS_FLOOR) * torch.exp(-log_s) + log_s / 2).sum().backward()
+
+    assert log_s.grad.abs().max() < 1e-6  # the variances are at their optimum
+    assert torch.allclose(ours, losses.grad)
