@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,40 @@ class Served:
         raise AssertionError(f"not ready within {seconds} s:\n{self.logs()[-3000:]}")
 
 
+class Collector(ThreadingHTTPServer):
+    """Takes OTLP over HTTP and keeps the spans, each with the name of its service."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _CollectorHandler)
+        self.spans: list[tuple[str, Any]] = []
+
+    def trace(self, trace_id: str) -> dict[str, list[Any]]:
+        """The spans of one trace, by `SERVICE NAME`."""
+        found: dict[str, list[Any]] = {}
+        for service, span in list(self.spans):
+            if span.trace_id.hex() == trace_id:
+                found.setdefault(f"{service} {span.name}", []).append(span)
+        return found
+
+
+class _CollectorHandler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            names = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+            spans = [span for scope in resource.scope_spans for span in scope.spans]
+            self.server.spans += [(names["service.name"], span) for span in spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
 def start_stack(bundle: Path, work: Path, *options: str) -> Served:
     keys = work / "keys.yaml"
     keys.parent.mkdir(parents=True, exist_ok=True)
@@ -127,10 +163,24 @@ def stop_stack(served: Served) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def collector() -> Iterator[Collector]:
+    """A collector of traces, to which the shared stack sends its own."""
+    collector = Collector()
+    thread = threading.Thread(target=collector.serve_forever, daemon=True)
+    thread.start()
+    yield collector
+    collector.shutdown()
+    collector.server_close()
+
+
+@pytest.fixture(scope="session")
+def stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Served]:
     """One stack that all tests share which leave it as they found it."""
     limits = ("--max-batch", str(MAX_BATCH), "--max-body", str(MAX_BODY))
-    served = start_stack(bundle_path, tmp_path_factory.mktemp("serving"), *limits)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+        served = start_stack(bundle_path, tmp_path_factory.mktemp("serving"), *limits)
     yield served
     stop_stack(served)
 

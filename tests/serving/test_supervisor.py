@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +14,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-
-from mailtriage.bundle import stamp_model_version
-from serving.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 V1 = "/v1/models/mailtriage:predict"
@@ -155,50 +151,6 @@ def test_a_process_that_does_not_start_is_said_with_its_last_words(bundle_path, 
 def run_up(bundle, *options):
     command = [sys.executable, "-m", "serving", "up", "--bundle", str(bundle), *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-
-
-def test_two_bundles_that_differ_are_an_honest_error(stack, bundle_path, tmp_path):
-    other = tmp_path / "bundle"
-    shutil.copytree(bundle_path, other)
-    (other / "MODEL_CARD.md").write_text("another model")
-    reseal(other)
-    stamp_model_version(other, "77")
-    port = free_port("127.0.0.1")
-    command = [sys.executable, "-m", "serving", "transformer", "--bundle", str(other), "--http-port", str(port)]
-    command += ["--predictor-host", stack.predictor.removeprefix("http://")]
-
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, cwd=ROOT, stderr=log) as process:
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_for(f"{address}/v2/health/live")
-            ready = httpx.get(f"{address}/v2/health/ready", trust_env=False)
-            answer = httpx.post(address + V1, json={"instances": [MAIL]}, trust_env=False)
-        finally:
-            process.terminate()
-
-    assert ready.status_code == 503
-    assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "bundle_mismatch"
-    assert "model 77" in answer.json()["error"]["message"]
-
-
-def reseal(folder):
-    from mailtriage.bundle import sha256
-
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def wait_for(url, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer")
 
 
 def test_a_client_that_goes_away_is_not_worked_for(stack):
