@@ -7,6 +7,7 @@
     calibration.json         a temperature a task
     thresholds.json          the confidence a task needs for routing, and the precision wanted when it was compiled
     onnx/                    the exported engines
+    cleaning_sample.jsonl.gz what cleaning made of some training mails, without their words (`cleaning_trace`)
     metrics.json, MODEL_CARD.md
 
 No file holds code or a pickle.
@@ -85,10 +86,12 @@ class Bundle:
 
     @property
     def decoder(self) -> Decoder:
+        routing = self.read_json("thresholds.json")
         return Decoder(
             self.taxonomy,
             temperatures=self.read_json("calibration.json")["temperatures"],
-            thresholds=self.read_json("thresholds.json")["thresholds"],
+            thresholds=routing["thresholds"],
+            by=routing.get("by"),
         )
 
     @property
@@ -122,6 +125,22 @@ def write_manifest(path: Path, *, name: str, max_tokens: int, engines: Mapping[s
     }
     _write_json(path / MANIFEST, manifest)
     return Bundle.open(path)
+
+
+def read_part(path: str | Path, name: str) -> tuple[Mapping[str, Any], bytes]:
+    """The manifest and one checked file of a bundle that need not be fit to serve, such as one of an older cleaning.
+
+    Raises:
+        BundleFileMissing: the manifest is not there, or the bundle has no such file.
+        BundleChecksumMismatch: the file is not the one that was written.
+        BundleError: the manifest cannot be read.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    if name not in manifest["files"] or not (folder / name).is_file():
+        raise BundleFileMissing(f"the bundle {folder} lacks '{name}'")
+    _check_sum(folder, name, manifest["files"][name])
+    return manifest, (folder / name).read_bytes()
 
 
 def stamp_model_version(path: str | Path, version: str) -> None:
@@ -159,11 +178,15 @@ def _check_files(folder: Path, files: Mapping[str, str], verify: bool) -> None:
     if not verify:
         return
     for name, expected in files.items():
-        found = sha256(folder / name)
-        if found != expected:
-            raise BundleChecksumMismatch(
-                f"'{name}' in the bundle {folder} was changed: expected SHA-256 {expected[:12]}, found {found[:12]}"
-            )
+        _check_sum(folder, name, expected)
+
+
+def _check_sum(folder: Path, name: str, expected: str) -> None:
+    found = sha256(folder / name)
+    if found != expected:
+        raise BundleChecksumMismatch(
+            f"'{name}' in the bundle {folder} was changed: expected SHA-256 {expected[:12]}, found {found[:12]}"
+        )
 
 
 def _write_json(file: Path, content: object) -> None:

@@ -57,8 +57,15 @@ class TrainingConfig(BaseModel):
     )
     seed: int = 7
 
-    route_precision: float = Field(0.95, gt=0, lt=1, description="precision a task wanted of routed mails")
+    split: Literal["random", "time"] = Field("random", description="of the mails: `time` tests on the newest ones")
+    route_precision: float = Field(0.95, gt=0, lt=1, description="share of what is routed that must be right")
     route_confidence: float = Field(0.9, gt=0, lt=1, description="how sure the thresholds are to hold that precision")
+    route_promise: Literal["mail", "task", "label"] = Field(
+        "mail",
+        description="what is right: every label of a mail, or each task or each label alone",
+    )
+    route_by: str | None = Field(None, description="a task, such as queue: the promise holds for each of its labels")
+    mails_a_day: float | None = Field(None, gt=0, description="how many come in; the report says how many people see")
     export_tolerance: float = Field(0.005, ge=0, description="largest loss of mean macro-F1 that an export may cost")
 
     workers: int = Field(0, ge=0, description="Ray Train workers; 0 trains in this process without Ray")

@@ -14,6 +14,8 @@ from mailtriage.taxonomy import Taxonomy
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 Probabilities = np.ndarray[Any, np.dtype[np.float64]]
 Decision = Literal["route", "review"]
+Threshold = float | Mapping[str, float | None] | None  # one, or one a label; `None` is never reached
+MAIL = "mail"  # the key of the threshold for a whole mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Decoded:
     labels: Mapping[str, LabelScore]
     alternatives: Mapping[str, tuple[LabelScore, ...]]
     decision: Decision
+    confidence: float = 0.0  # that every label is right
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,16 @@ class Decoder:
     Args:
         taxonomy: tasks, labels and valid combinations.
         temperatures: a task's logits are divided by its temperature (Guo et al. 2017, arXiv:1706.04599).
-        thresholds: a mail is routed where each task's confidence reaches its threshold; `None` is never reached.
+        thresholds: a mail is routed where each confidence reaches its threshold: the keys are tasks, or `mail` for the
+            probability that every label is right. A threshold a label is looked up by the label that was chosen.
+        by: the task whose label looks up the threshold of `mail`.
         runners_up: how many alternatives a task an answer names.
     """
 
     taxonomy: Taxonomy
     temperatures: Mapping[str, float] = field(default_factory=dict)
-    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    by: str | None = None
     runners_up: int = 2
 
     def probabilities(self, logits: Mapping[str, Logits]) -> dict[str, Probabilities]:
@@ -62,24 +68,39 @@ class Decoder:
 
     def best_combinations(self, probabilities: Mapping[str, Probabilities]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The most probable valid combination a mail, as label numbers: shape (mails, tasks)."""
+        return self.joint(probabilities)[0]
+
+    def joint(
+        self, probabilities: Mapping[str, Probabilities]
+    ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Probabilities]:
+        """The most probable valid combination, (mails, tasks), and its probability among the valid ones, (mails,)."""
         tasks = self.taxonomy.task_ids
         if self.taxonomy.combinations is None:
-            return np.stack([probabilities[task].argmax(axis=1) for task in tasks], axis=1)
+            best = np.stack([probabilities[task].argmax(axis=1) for task in tasks], axis=1)
+            return best, np.prod([probabilities[task].max(axis=1) for task in tasks], axis=0)
         valid = self.taxonomy.valid_indices
         score = np.zeros((len(probabilities[tasks[0]]), len(valid)))
         for position, task in enumerate(tasks):
             with np.errstate(divide="ignore"):
                 score += np.log(probabilities[task])[:, valid[:, position]]
-        best: np.ndarray[Any, np.dtype[np.int64]] = valid[score.argmax(axis=1)]
-        return best
+        chosen = score.argmax(axis=1)
+        top = score[np.arange(len(score)), chosen]
+        with np.errstate(invalid="ignore"):
+            shares = np.exp(score - top[:, None]).sum(axis=1)
+        return valid[chosen], np.where(np.isfinite(top), 1 / shares, 0.0)
 
     def decode(self, logits: Mapping[str, Logits]) -> list[Decoded]:
         """One answer a row of `logits` (task -> array of shape (mails, labels))."""
         probabilities = self.probabilities(logits)
         return [
-            self._answer(chosen, {task: values[row] for task, values in probabilities.items()})
-            for row, chosen in enumerate(self.best_combinations(probabilities))
+            self._answer(chosen, float(sure), {task: values[row] for task, values in probabilities.items()})
+            for row, (chosen, sure) in enumerate(zip(*self.joint(probabilities), strict=True))
         ]
+
+    def threshold(self, key: str, labels: Mapping[str, str]) -> float | None:
+        """The threshold of a task, or of `mail`, for a mail that was given `labels`; 0 where there is none."""
+        value = self.thresholds.get(key, 0.0)
+        return value.get(labels[self.by or key if key == MAIL else key]) if isinstance(value, Mapping) else value
 
     def undecidable(self) -> Decoded:
         """The answer for a mail of which nothing is left after cleaning: no model is asked, a person looks."""
@@ -89,7 +110,9 @@ class Decoder:
     def _first_combination(self) -> Any:
         return zip(self.taxonomy.tasks, self.taxonomy.valid_indices[0].tolist(), strict=True)
 
-    def _answer(self, chosen: np.ndarray[Any, Any], probabilities: Mapping[str, Probabilities]) -> Decoded:
+    def _answer(
+        self, chosen: np.ndarray[Any, Any], confidence: float, probabilities: Mapping[str, Probabilities]
+    ) -> Decoded:
         labels, alternatives = {}, {}
         for task, index in zip(self.taxonomy.tasks, chosen.tolist(), strict=True):
             values = probabilities[task.id]
@@ -100,12 +123,11 @@ class Decoder:
             alternatives[task.id] = tuple(
                 LabelScore(task.labels[i].id, float(values[i])) for i in order[: self.runners_up]
             )
-        sure = all(self._reaches_threshold(task, score) for task, score in labels.items())
-        return Decoded(labels, alternatives, "route" if sure else "review")
-
-    def _reaches_threshold(self, task_id: str, score: LabelScore) -> bool:
-        threshold = self.thresholds.get(task_id, 0.0)
-        return threshold is not None and score.confidence >= threshold
+        names = {task: score.label for task, score in labels.items()}
+        found = {MAIL: confidence} | {task: score.confidence for task, score in labels.items()}
+        wanted = {key: self.threshold(key, names) for key in found}
+        sure = all(least is not None and found[key] >= least for key, least in wanted.items())
+        return Decoded(labels, alternatives, "route" if sure else "review", confidence)
 
     def _task_probabilities(self, task_id: str, logits: Mapping[str, Logits]) -> Probabilities:
         task = self.taxonomy.task(task_id)

@@ -10,21 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import mailtriage
 from mailtriage.bundle import Bundle, write_manifest
 from mailtriage.calibration import fit_temperature
+from mailtriage.cleaning_trace import write_traces
 from mailtriage.config import TrainingConfig
 from mailtriage.decoding import Decoder
 from mailtriage.encoders import quiet_transformers
 from mailtriage.examples import Example
 from mailtriage.export import export_onnx
 from mailtriage.fitting import Epoch, Say, Tokenised, TrainingState, fit, mean_macro_f1, predict_logits, prepare
-from mailtriage.metrics import UNLABELLED
 from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
-from mailtriage.thresholds import compile_threshold
+from mailtriage.thresholds import compile_thresholds
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ def train(
     folder.mkdir()
     shutil.copy(unfinished / "tokenizer.json", folder)
     (folder / "taxonomy.yaml").write_text(text, encoding="utf-8")
+    write_traces(folder, (example.trace for example in train if example.trace is not None))
     score = _seal(model.cpu(), validation_set, taxonomy, config, folder, history, say)
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
@@ -135,7 +134,7 @@ def _seal(
         for position, task in enumerate(taxonomy.tasks)
     }
     decoder = Decoder(taxonomy, temperatures)
-    thresholds = _compile_thresholds(decoder, logits, validation, config)
+    routing = compile_thresholds(config, decoder, logits, validation.targets)
     say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
     with quiet_transformers():
         model.save_pretrained(folder / "model")
@@ -143,36 +142,13 @@ def _seal(
     engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
     score = mean_macro_f1(logits, validation.targets)
     _write_json(folder / "calibration.json", {"temperatures": temperatures})
-    _write_json(
-        folder / "thresholds.json",
-        {"thresholds": thresholds, "precision": config.route_precision, "confidence": config.route_confidence},
-    )
+    _write_json(folder / "thresholds.json", routing)
     metrics = {"validation_macro_f1": score, "parity": parity, "history": [asdict(epoch) for epoch in history]}
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "training.json", config.model_dump(mode="json") | {"taxonomy": "taxonomy.yaml"})
-    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, score, thresholds), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, score, routing), encoding="utf-8")
     write_manifest(folder, name=config.name, max_tokens=config.max_tokens, engines=engines)
     return score
-
-
-def _compile_thresholds(
-    decoder: Decoder, logits: dict[str, Any], validation: Tokenised, config: TrainingConfig
-) -> dict[str, float | None]:
-    """A threshold a task, from the confidences that serving will see: those after joint decoding."""
-    probabilities = decoder.probabilities(logits)
-    chosen = decoder.best_combinations(probabilities)
-    thresholds = {}
-    for position, task in enumerate(decoder.taxonomy.tasks):
-        known = validation.targets[:, position] != UNLABELLED
-        rows = np.flatnonzero(known)
-        labels = chosen[rows, position]
-        thresholds[task.id] = compile_threshold(
-            probabilities[task.id][rows, labels],
-            labels == validation.targets[rows, position],
-            config.route_precision,
-            config.route_confidence,
-        )
-    return thresholds
 
 
 def _fingerprint(config: TrainingConfig, taxonomy_text: str, *parts: Sequence[Example]) -> str:
@@ -188,11 +164,8 @@ def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _model_card(config: TrainingConfig, taxonomy: Taxonomy, score: float, thresholds: dict[str, float | None]) -> str:
+def _model_card(config: TrainingConfig, taxonomy: Taxonomy, score: float, routing: dict[str, Any]) -> str:
     tasks = "\n".join(f"- `{task.id}`: {', '.join(task.label_ids)}" for task in taxonomy.tasks)
-    routes = ", ".join(
-        f"{task} {'never' if value is None else f'from confidence {value:.3f}'}" for task, value in thresholds.items()
-    )
     return f"""# {config.name}
 
 Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail, each with a calibrated confidence.
@@ -200,7 +173,8 @@ Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail
 - Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens a mail
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
 - Mean macro-F1 on validation mails: {score:.3f}
-- Routed without a person: {routes} (compiled for {config.route_precision:.0%} precision)
+- Routed without a person: {routing["expected_coverage"]:.0%} of mails like the validation mails. With {config.route_confidence:.0%} confidence
+  at least {config.route_precision:.0%} of that is right, counted a {config.route_promise}
 
 ## Tasks
 
