@@ -123,7 +123,7 @@ def migrate_labels(
         write_rejected(quarantine, rejected)
         say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
     say(
-        f"wrote {counts.mails:,} mails to {output}; {counts.invalid_combinations:,} have a combination that is not valid"
+        f"wrote {counts.mails:,} mails to {output}; {counts.invalid_combinations:,} have no valid combination"
     )
 
 
@@ -153,15 +153,18 @@ def train(
         quarantine = output.with_name(output.name + ".quarantine.jsonl")
         write_rejected(quarantine, rejected)
         say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
-    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
-    parts = split(examples, seed=settings.seed)
+    examples = [Example.from_email(mail, len(rows)) for mail in rows if not isinstance(mail, Rejected)]
+    parts = split(examples, seed=settings.seed, method=settings.split)
     result = train_bundle(settings, taxonomy, parts.train, parts.validation, output, say)
     say(f"validation macro-F1 {result.validation_macro_f1:.3f}; the bundle is in {output}")
 
 
 @app.command()
 def evaluate(
-    bundle: Path, data: ExistingFile, output: Annotated[Path, typer.Option(help="Folder for the report.")]
+    bundle: Path,
+    data: ExistingFile,
+    output: Annotated[Path, typer.Option(help="Folder for the report.")],
+    champion: Annotated[Path | None, typer.Option(help="A bundle to compare with; flips.csv has what changes.")] = None,
 ) -> None:
     """Measure a bundle on labelled mails: metrics.json, report.html and pictures."""
     from mailtriage.bundle import Bundle
@@ -173,7 +176,7 @@ def evaluate(
     taxonomy = Bundle.open(bundle).taxonomy
     rows = list(read_labelled(data, taxonomy))
     examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
-    metrics = evaluate_bundle(bundle, examples, output)
+    metrics = evaluate_bundle(bundle, examples, output, champion_path=champion)
     for task in taxonomy.task_ids:
         scores = metrics[task]
         print(f"{task:20} accuracy {scores['accuracy']:.3f}  macro-F1 {scores['macro_f1']:.3f}")
@@ -188,16 +191,22 @@ def clean(
     show: Annotated[bool, typer.Option("--show", help="Print each mail with what was cut struck out.")] = False,
     html: Annotated[Path | None, typer.Option(help="With --show: write a page of HTML instead of printing.")] = None,
     mail_id: Annotated[str | None, typer.Option("--id", help="With --show: only the mail with this id.")] = None,
+    diff: Annotated[
+        Path | None,
+        typer.Option(help="A bundle: print what cleaning makes of its training mails now and did not then."),
+    ] = None,
 ) -> None:
     """Cut mails down to what the client wrote now, and say what was removed."""
     if (html is not None or mail_id is not None) and not show:
         raise ConfigError("--html and --id say what --show does: give --show, too")
     if show:
         _show_mails(mails, html, mail_id)
+    if diff is not None:
+        _show_changes(diff, mails)
     if output is not None:
         _clean_file(mails, output, quarantine)
-    elif not show:
-        raise ConfigError("name a JSONL file to write, or --show to look")
+    elif not show and diff is None:
+        raise ConfigError("name a JSONL file to write, or --show or --diff to look")
 
 
 def _clean_file(mails: Path, output: Path, quarantine: Path | None) -> None:
@@ -225,6 +234,18 @@ def _show_mails(path: Path, html: Path | None, mail_id: str | None) -> None:
     for mail, cleaned in _cleaned_mails(path, mail_id):
         page.rule(Text(f"{mail.id}: {cleaned.subject}"), align="left")
         page.print(terminal_view(mail.body, cleaned))
+
+
+def _show_changes(bundle: Path, mails: Path) -> None:
+    from mailtriage.cleaning_diff import Comparison, diff_view, summary
+
+    page = Console(highlight=False)
+    comparison = Comparison.with_bundle(bundle)
+    for change in comparison.changes(mails):
+        page.rule(Text(change.mail.id), align="left")
+        page.print(diff_view(change))
+    for line in summary(comparison):
+        page.print(line, markup=False, soft_wrap=True)
 
 
 def _cleaned_mails(path: Path, mail_id: str | None) -> Iterator[tuple[Email, Cleaned]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 
 from mailtriage.cleaning import clean
+from mailtriage.cleaning_trace import Trace, traced
 from mailtriage.errors import DataError, TaxonomyError
 from mailtriage.mail import Email
 from mailtriage.metrics import UNLABELLED
-from mailtriage.taxonomy import Taxonomy
+from mailtriage.taxonomy import Task, Taxonomy
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,11 @@ class Example:
     labels: Mapping[str, str | None] = field(default_factory=dict)
     language: str | None = None
     removed_kinds: tuple[str, ...] = ()
+    trace: Trace | None = None
 
     @classmethod
-    def from_email(cls, mail: Email) -> Example:
-        """Clean a mail as serving does."""
+    def from_email(cls, mail: Email, of_mails: int = 0) -> Example:
+        """Clean a mail as serving does. Of many mails, `of_mails`, only some are kept a trace of for the bundle."""
         cleaned = clean(mail.body, mail.subject)
         return cls(
             id=mail.id,
@@ -41,21 +43,24 @@ class Example:
             labels=dict(mail.labels),
             language=guess_language(f"{cleaned.subject} {cleaned.text}"),
             removed_kinds=tuple(sorted({removed.kind for removed in cleaned.removed} - {"whitespace"})),
+            trace=traced(mail, cleaned, of_mails),
         )
 
     def indices(self, taxonomy: Taxonomy) -> tuple[int, ...]:
-        """Label numbers in task order; `UNLABELLED` where there is no label.
+        """Label numbers in task order; `UNLABELLED` where there is no label, or a retired one, which no model gives.
 
         Raises:
             TaxonomyError: a label that the taxonomy does not have; names the mail.
         """
         try:
-            return tuple(
-                UNLABELLED if self.labels.get(task.id) is None else task.index(str(self.labels[task.id]))
-                for task in taxonomy.tasks
-            )
+            return tuple(_number(task, self.labels.get(task.id)) for task in taxonomy.tasks)
         except TaxonomyError as error:
             raise TaxonomyError(f"mail '{self.id}': {error}") from None
+
+
+def _number(task: Task, label: str | None) -> int:
+    number = UNLABELLED if label is None else task.index(label)
+    return UNLABELLED if number >= 0 and task.labels[number].state == "retired" else number
 
 
 _WORDS = {
@@ -80,13 +85,18 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     rows = 0
     with path.open("w", encoding="utf-8") as stream:
         for example in examples:
-            record = asdict(example) | {
-                "received_at": example.received_at.isoformat() if example.received_at else None,
-                "removed_kinds": list(example.removed_kinds),
-            }
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stream.write(example_line(example))
             rows += 1
     return rows
+
+
+def example_line(example: Example) -> str:
+    """The line of JSON that `read_examples` reads."""
+    record = {item.name: getattr(example, item.name) for item in fields(example)} | {
+        "received_at": example.received_at.isoformat() if example.received_at else None,
+        "trace": example.trace.to_record() if example.trace else None,
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_examples(path: str | Path) -> Iterator[Example]:
@@ -99,10 +109,12 @@ def read_examples(path: str | Path) -> Iterator[Example]:
         for row, line in enumerate(stream, start=1):
             try:
                 record = json.loads(line)
-                time = record.pop("received_at")
-                kinds = record.pop("removed_kinds")
+                time, kinds, trace = (record.pop(key) for key in ("received_at", "removed_kinds", "trace"))
                 yield Example(
-                    **record, received_at=datetime.fromisoformat(time) if time else None, removed_kinds=tuple(kinds)
+                    **record,
+                    received_at=datetime.fromisoformat(time) if time else None,
+                    removed_kinds=tuple(kinds),
+                    trace=Trace.from_record(trace) if trace else None,
                 )
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise DataError(f"{path}, row {row}: expected a cleaned mail") from None
