@@ -9,7 +9,10 @@ from components.image import TRAINING_IMAGE
 def evaluate(
     bundle: dsl.Input[dsl.Model],
     train_mails: dsl.Input[dsl.Dataset],
+    validation_mails: dsl.Input[dsl.Dataset],
     test_mails: dsl.Input[dsl.Dataset],
+    model_name: str,
+    tracking_uri: str,
     evaluation: dsl.Output[dsl.Artifact],
     scores: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
@@ -21,19 +24,38 @@ def evaluate(
 
     Args:
         train_mails: what the baselines of the report are fitted on.
+        validation_mails: with them the report proves that no group of mails crosses the split.
+        model_name: the model whose champion, if it has one, the report compares with.
+        tracking_uri: an MLflow server; empty for what `MLFLOW_TRACKING_URI` says, or SQLite on this machine.
         evaluation: a folder with `metrics.json`, `report.html`, pictures and confusion matrices.
         line_of_business, queue, topic: the confusion matrix of the task of that name, for the KFP page.
     """
+    import os
     import shutil
+    import tempfile
     from pathlib import Path
 
+    from mailtriage import registry
     from mailtriage.evaluation import evaluate as evaluate_bundle
     from mailtriage.evaluation import read_table
     from mailtriage.examples import read_examples
 
+    if tracking_uri:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     folder = Path(evaluation.path)
-    train, test = (list(read_examples(mails.path)) for mails in (train_mails, test_mails))
-    metrics = evaluate_bundle(bundle.path, test, folder, baseline_train=train, progress=print)
+    train, validation, test = (list(read_examples(m.path)) for m in (train_mails, validation_mails, test_mails))
+    with tempfile.TemporaryDirectory() as temporary:
+        champion = registry.fetch_champion(Path(temporary) / "champion", model_name)
+        print(f"compared with champion version {champion.model_version}" if champion else "there is no champion yet")
+        metrics = evaluate_bundle(
+            bundle.path,
+            test,
+            folder,
+            baseline_train=train,
+            validation=validation,
+            champion_path=champion.path if champion else None,
+            progress=print,
+        )
     overall = metrics["overall"]
     evaluation.metadata.update(rows=len(test), sha256=test_mails.metadata.get("sha256", ""), **metrics["model"])
     shutil.copy(folder / "report.html", report.path)

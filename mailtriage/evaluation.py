@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mailtriage import baselines, metrics, plots, report
+from mailtriage import baselines, champion, metrics, plots, report
 from mailtriage.bundle import Bundle
 from mailtriage.cleaning import Cleaned
 from mailtriage.decoding import Decoder, Probabilities
@@ -20,8 +21,12 @@ from mailtriage.examples import Example
 from mailtriage.inference import Engine, Triage, forward_in_batches
 from mailtriage.mail import Email
 from mailtriage.metrics import UNLABELLED, Flags, Labels
-from mailtriage.taxonomy import Taxonomy
+from mailtriage.splitting import crossings
+from mailtriage.taxonomy import Task, Taxonomy
 
+_MENTIONS_ATTACHMENT = re.compile(
+    r"\b(anhang|angehängt\w*|anlagen?|anbei|beigefügt\w*|attached|attachments?|enclosed)\b", re.I
+)
 LENGTHS = ((200, "under 200"), (600, "200 to 599"), (1500, "600 to 1,499"))  # characters of cleaned text
 Progress = Callable[[str], None]
 
@@ -50,6 +55,8 @@ def evaluate(
     *,
     engine: Engine | None = None,
     baseline_train: Sequence[Example] = (),
+    validation: Sequence[Example] = (),
+    champion_path: str | Path | None = None,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
     """Write `metrics.json`, `report.html`, `*.png` and `confusion_TASK.csv` into `output` and return the metrics.
@@ -58,7 +65,10 @@ def evaluate(
         bundle_path: a bundle; it is verified.
         examples: cleaned mails with labels that the model has not seen.
         engine: what runs the model; by default the bundle's ONNX export.
-        baseline_train: training mails to fit the baselines on; without them the report has none.
+        baseline_train: training mails to fit the baselines on; without them the report has none, and does not prove
+            that no group of mails crosses the split.
+        validation: validation mails, for that proof.
+        champion_path: another bundle to compare with, such as the one that serves; `flips.csv` lists what changes.
         progress: is told what happens now.
 
     Raises:
@@ -73,16 +83,33 @@ def evaluate(
     progress(f"asking the model about {len(examples):,} mails")
     answers = answer(Triage.from_bundle(bundle), engine or OnnxEngine(bundle), bundle.taxonomy, examples)
     result = measure(bundle.taxonomy, bundle.decoder, answers, examples)
+    result["overall"]["routing"] |= promise(bundle, result["overall"]["routed_of_all"])
     result["model"] = describe(bundle)
     if baseline_train:
         progress(f"fitting the baselines on {len(baseline_train):,} mails")
         result["baselines"] = measure_baselines(bundle.taxonomy, baseline_train, examples, answers.true)
+        result["split"] = crossings(
+            {"train": baseline_train, "validation": validation, "test": examples}
+            if validation
+            else {"train": baseline_train, "test": examples}
+        )
+    if champion_path is not None:
+        progress("asking the champion")
+        result["champion"] = _against_champion(Bundle.open(champion_path), bundle.taxonomy, answers, examples, output)
     progress("drawing")
     pictures = draw(output, bundle.taxonomy, answers, result, training_history(bundle))
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (output / "metrics.json").write_text(text, encoding="utf-8")
     report.write(output / "report.html", result, pictures, bundle.taxonomy)
     return result
+
+
+def _against_champion(
+    bundle: Bundle, taxonomy: Taxonomy, answers: Answers, examples: Sequence[Example], output: Path
+) -> dict[str, Any]:
+    old = champion.answers_of(bundle, taxonomy, examples)
+    champion.write_flips(output / champion.FLIPS, champion.flips(taxonomy, examples, answers.true, answers.chosen, old))
+    return {"model": describe(bundle)} | champion.compare(taxonomy, answers.true, answers.chosen, old)
 
 
 def training_history(bundle: Bundle) -> list[dict[str, Any]]:
@@ -100,6 +127,24 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "digest": bundle.digest,
         "taxonomy_version": bundle.taxonomy.version,
         "created_at": bundle.manifest.get("created_at"),
+    }
+
+
+def promise(bundle: Bundle, routed: float) -> dict[str, Any]:
+    """What the thresholds were compiled for, the coverage that was expected, and the mails a day left for people."""
+    compiled = bundle.read_json("thresholds.json")
+    a_day = bundle.read_json("training.json").get("mails_a_day") if (bundle.path / "training.json").is_file() else None
+    return {
+        "promise": {
+            "of": compiled.get("promise", "task"),
+            "by": compiled.get("by"),
+            "precision": compiled.get("precision"),
+            "confidence": compiled.get("confidence"),
+        },
+        "thresholds": compiled["thresholds"],
+        "expected_coverage": compiled.get("expected_coverage"),
+        "mails_a_day": a_day,
+        "left_a_day": None if a_day is None else round(a_day * (1 - routed), 1),
     }
 
 
@@ -144,7 +189,7 @@ def measure(taxonomy: Taxonomy, decoder: Decoder, answers: Answers, examples: Se
     for task in taxonomy.tasks:
         entry = metrics.classification(task.label_ids, answers.true[task.id], answers.chosen[task.id])
         entry["calibration"] = _calibration(answers, task.id)
-        entry["routing"] = _task_routing(answers, task.id, decoder.thresholds.get(task.id, 0.0))
+        entry["routing"] = _task_routing(answers, task, decoder)
         result[task.id] = entry
     complete = np.logical_and.reduce([values != UNLABELLED for values in answers.true.values()])
     right = np.logical_and.reduce([answers.true[task] == answers.chosen[task] for task in taxonomy.task_ids])
@@ -174,6 +219,9 @@ def slices(examples: Sequence[Example]) -> dict[str, list[str]]:
         "custodian_bank": [mail.custodian_bank or "none named" for mail in examples],
         "length": [_length(mail) for mail in examples],
         "month": [mail.received_at.strftime("%Y-%m") if mail.received_at else "unknown" for mail in examples],
+        "attachment": [
+            "speaks of an attachment" if _MENTIONS_ATTACHMENT.search(mail.text) else "does not" for mail in examples
+        ],
         "quoted_mail": ["with a quoted mail" if "quote" in mail.removed_kinds else "without" for mail in examples],
     }
 
@@ -252,11 +300,18 @@ def _top(answers: Answers, task: str, probabilities: Mapping[str, Probabilities]
     return values.max(axis=1), values.argmax(axis=1) == answers.true[task][used]
 
 
-def _task_routing(answers: Answers, task: str, threshold: float | None) -> dict[str, Any]:
-    known = answers.true[task] != UNLABELLED
-    accepted = answers.answerable & (answers.confidence[task] >= (np.inf if threshold is None else threshold))
-    right = answers.true[task] == answers.chosen[task]
-    return {"threshold": threshold} | metrics.routing(accepted[known], right[known])
+def _task_routing(answers: Answers, task: Task, decoder: Decoder) -> dict[str, Any]:
+    """How many are right of the mails that this task's threshold lets through, or of the routed ones if it has none."""
+    known = answers.true[task.id] != UNLABELLED
+    right = answers.true[task.id] == answers.chosen[task.id]
+    if task.id not in decoder.thresholds:
+        return {"threshold": None} | metrics.routing(answers.routed[known], right[known])
+    least = np.array([decoder.threshold(task.id, {task.id: label}) for label in task.label_ids], dtype=np.float64)
+    wanted = np.nan_to_num(least, nan=np.inf)[answers.chosen[task.id]]
+    accepted = answers.answerable & (answers.confidence[task.id] >= wanted)
+    threshold = decoder.thresholds[task.id]
+    single = None if isinstance(threshold, Mapping) else threshold
+    return {"threshold": single} | metrics.routing(accepted[known], right[known])
 
 
 def _coverage(taxonomy: Taxonomy, answers: Answers, result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -103,6 +103,14 @@ def fetch(model: str, destination: Path, folder: Path = tracking.DEFAULT_FOLDER)
     return Bundle.open(destination, verify=False)
 
 
+def fetch_champion(destination: Path, name: str = MODEL, folder: Path = tracking.DEFAULT_FOLDER) -> Bundle | None:
+    """As `fetch`, of the champion; `None` where nothing is approved yet."""
+    found = tracking.client(folder).search_registered_models(f"name = '{name}'")
+    if not found or CHAMPION not in found[0].aliases:
+        return None
+    return fetch(f"{name}@{CHAMPION}", destination, folder)
+
+
 def _upload(mlflow: Any, run_id: str, bundle: Path, version: str) -> str:
     """Upload a copy that carries its version; returns the SHA-256 of its manifest."""
     with tempfile.TemporaryDirectory() as temporary:

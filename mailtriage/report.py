@@ -37,6 +37,11 @@ SECTIONS = (  # the pictures whose name starts so, the question that they answer
     ("labels", "What was it measured on?", "Test mails with each label."),
     ("training", "How did it learn?", "Loss and macro-F1 on the validation mails after each epoch."),
 )
+PROMISES = {
+    "mail": "routed mails have every label right",
+    "task": "answers of each task are right",
+    "label": "answers of each label are right",
+}
 BASELINE_NAMES = {"majority": "most frequent label", "tfidf_svm": "TF-IDF and linear SVM"}
 
 
@@ -66,6 +71,10 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
         "tasks": tasks,
         "comparison": _comparison(metrics, taxonomy),
         "routing": _routing(metrics, taxonomy),
+        "champion": _champion(metrics, taxonomy),
+        "crossings": _crossings(metrics),
+        "parts": metrics.get("split", {}).get("parts", {}),
+        "promise": _promise(metrics["overall"]["routing"]),
         "groups": _groups(metrics.get("slices", {}), taxonomy),
         "interval": _interval,
         "code_version": mailtriage.__version__,
@@ -118,19 +127,63 @@ def _sections(pictures: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def _comparison(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
     baselines = metrics.get("baselines", {})
-    if not baselines:
+    if not baselines and "champion" not in metrics:
         return []
     own = [metrics[task]["macro_f1"] for task in taxonomy.task_ids] + [metrics["overall"]["mean_macro_f1"]]
     rows = [{"name": "this model", "values": own}]
+    if "champion" in metrics:
+        found = metrics["champion"]
+        values = [found[task]["macro_f1"] for task in taxonomy.task_ids] + [found["mean_macro_f1"]]
+        rows.append({"name": f"champion: {_title(found['model'])}", "values": values})
     for name, scores in baselines.items():
         values = [scores[task]["macro_f1"] for task in taxonomy.task_ids] + [scores["mean_macro_f1"]]
         rows.append({"name": BASELINE_NAMES.get(name, _words(name)), "values": values})
     return rows
 
 
+def _champion(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> dict[str, Any] | None:
+    """What changes against the champion, a row a task, and a sentence about luck."""
+    found = metrics.get("champion")
+    if not found:
+        return None
+    surely = "more than luck" if found["p_value"] < 0.05 else "within what luck does"
+    return {
+        "name": _title(found["model"]),
+        "rows": [{"name": _words(task), **found[task]} for task in taxonomy.task_ids],
+        "text": (
+            f"Mean macro-F1 changes by {found['difference']:+.3f} (95 % interval {found['interval'][0]:+.3f} to "
+            f"{found['interval'][1]:+.3f}, paired bootstrap p = {found['p_value']:.3f}): {surely}."
+        ),
+    }
+
+
+def _crossings(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    groups = metrics.get("split", {}).get("groups", {})
+    return [{"name": _words(name), **counts} for name, counts in groups.items()]
+
+
+def _promise(routing: Mapping[str, Any]) -> str:
+    """What the thresholds promise, and the work that they leave."""
+    promise = routing.get("promise")
+    if not promise or not promise["precision"]:
+        return ""
+    by = f", for each {_words(promise['by']).lower()}" if promise["by"] else ""
+    text = (
+        f"Compiled so that, with {promise['confidence']:.0%} confidence, at least {promise['precision']:.0%} of the "
+        f"{PROMISES[promise['of']]}{by}."
+    )
+    if routing["expected_coverage"] is not None:
+        text += f" Expected from the validation mails: {routing['expected_coverage']:.1%} routed."
+    if routing["left_a_day"] is not None:
+        text += f" Of {routing['mails_a_day']:,.0f} mails a day, {routing['left_a_day']:,.0f} are left for people."
+    return text
+
+
 def _routing(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
     rows = [{"name": _words(task), **metrics[task]["routing"]} for task in taxonomy.task_ids]
-    return [*rows, {"name": "all tasks", "threshold": None, **metrics["overall"]["routing"]}]
+    threshold = metrics["overall"]["routing"].get("thresholds", {}).get("mail")
+    single = None if isinstance(threshold, Mapping) else threshold
+    return [*rows, {**metrics["overall"]["routing"], "name": "the whole mail", "threshold": single}]
 
 
 def _groups(slices: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:

@@ -1,17 +1,22 @@
-"""Splits mails into train, validation and test so that no near-duplicate stands on two sides.
+"""Splits mails into train, validation and test so that no near-duplicate and no thread stands on two sides.
 
 Near-duplicates are found by MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive
-Datasets", ch. 3): two mails that share about 70 % of their three-word shingles end in one group.
+Datasets", ch. 3): two mails that share about 70 % of their three-word shingles end in one group. A thread are the mails
+whose subjects name the same number of a case or a client. Groups are dealt out by iterative stratification (Sechidis et
+al. 2011), or by time, the newest for the test.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,9 +27,12 @@ BANDS, ROWS = 8, 6  # a pair with similarity s shares a band with probability 1 
 _PRIME = (1 << 31) - 1
 
 
+Shares = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Split:
-    """The three parts, and which group each mail (by position in the input) belongs to."""
+    """The three parts, and how many groups of mails belong together."""
 
     train: list[Example]
     validation: list[Example]
@@ -35,22 +43,95 @@ class Split:
         return iter((self.train, self.validation, self.test))
 
 
-def split(examples: Sequence[Example], shares: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 7) -> Split:
-    """Split by group, each label in about the wanted shares; the same seed gives the same split.
+def split(
+    examples: Sequence[Example],
+    shares: Shares = (0.8, 0.1, 0.1),
+    seed: int = 7,
+    method: Literal["random", "time"] = "random",
+) -> Split:
+    """Split by group; the same seed gives the same split.
+
+    Args:
+        method: `random` gives each part about its share of every label. `time` puts the newest mails into the test and
+            the oldest into training; a group stands where its newest mail does.
 
     Raises:
         ConfigError: the shares do not add up to 1.
     """
     if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
         raise ConfigError(f"expected shares that add up to 1, found {shares}")
-    groups = near_duplicate_groups([f"{example.subject} {example.text}" for example in examples])
     members: dict[int, list[Example]] = {}
-    for example, group in zip(examples, groups, strict=True):
+    for example, group in zip(examples, groups_of(examples), strict=True):
         members.setdefault(group, []).append(example)
     parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
-    for group, part in _assign(members, shares, Random(seed)):
+    deal = _by_time(members, shares) if method == "time" else _stratified(members, shares, Random(seed))
+    for group, part in deal:
         parts[part].extend(members[group])
     return Split(*parts, groups=len(members))
+
+
+def groups_of(examples: Sequence[Example]) -> list[int]:
+    """A group number a mail: near-duplicates and mails of one thread share it, also where one leads to the other."""
+    groups = near_duplicate_groups([f"{example.subject} {example.text}" for example in examples])
+    parent = list(range(len(examples)))
+    seen: dict[str, int] = {}
+    for position, (group, example) in enumerate(zip(groups, examples, strict=True)):
+        _join(parent, group, position)
+        for key in _thread_keys(example):
+            _join(parent, seen.setdefault(key, position), position)
+    return [_root(parent, position) for position in range(len(examples))]
+
+
+def crossings(parts: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """What stands in more than one part, counted anew from the mails themselves.
+
+    Returns:
+        `groups`: for `ids`, `identical_texts`, `near_duplicates` and `threads` how many groups there are (`all`) and
+        how many cross (`crossing`); `parts`: for each part its `mails` and the time of the `first` and `last`.
+    """
+    examples = [mail for mails in parts.values() for mail in mails]
+    sides = [name for name, mails in parts.items() for _ in mails]
+    texts = [f"{mail.subject} {mail.text}" for mail in examples]
+    keys: dict[str, list[tuple[Any, ...]]] = {
+        "ids": [(mail.id,) for mail in examples],
+        "identical_texts": [(" ".join(text.lower().split()),) for text in texts],
+        "near_duplicates": [(group,) for group in near_duplicate_groups(texts)],
+        "threads": [_thread_keys(mail) for mail in examples],
+    }
+    return {
+        "groups": {name: _crossing(found, sides) for name, found in keys.items()},
+        "parts": {name: _span(mails) for name, mails in parts.items()},
+    }
+
+
+def _crossing(keys: Sequence[tuple[Any, ...]], sides: Sequence[str]) -> dict[str, int]:
+    found: dict[Any, set[str]] = {}
+    for own, side in zip(keys, sides, strict=True):
+        for key in own:
+            found.setdefault(key, set()).add(side)
+    return {"all": len(found), "crossing": sum(len(reached) > 1 for reached in found.values())}
+
+
+def _span(mails: Sequence[Example]) -> dict[str, Any]:
+    times = [_time(mail) for mail in mails if mail.received_at is not None]
+    ends = (min(times), max(times)) if times else (None, None)
+    return {"mails": len(mails)} | {
+        name: end and datetime.fromtimestamp(end, UTC).date().isoformat()
+        for name, end in zip(("first", "last"), ends, strict=True)
+    }
+
+
+def _thread_keys(example: Example) -> tuple[str, ...]:
+    """The long numbers in a subject: of a case, an order or a client."""
+    return tuple(dict.fromkeys(re.findall(r"(?<!\d)\d{6,}(?!\d)", example.subject)))
+
+
+def _time(example: Example) -> float:
+    """Seconds since 1970; a time without a zone is taken for UTC, a mail without a time for the oldest."""
+    received = example.received_at
+    if received is None:
+        return -math.inf
+    return (received if received.tzinfo else received.replace(tzinfo=UTC)).timestamp()
 
 
 def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
@@ -88,18 +169,40 @@ def _join(parent: list[int], one: int, other: int) -> None:
     parent[_root(parent, other)] = _root(parent, one)
 
 
-def _assign(
-    members: dict[int, list[Example]], shares: tuple[float, float, float], random: Random
-) -> Iterable[tuple[int, int]]:
-    """(group, part): groups of the same labels are shuffled and dealt out until each part has its share of mails."""
-    strata: dict[tuple[str | None, ...], list[int]] = {}
-    for group, mails in members.items():
-        strata.setdefault(tuple(mails[0].labels.values())[-1:], []).append(group)
-    dealt = [1e-9, 1e-9, 1e-9]
-    for groups in strata.values():
-        random.shuffle(groups)
-        for group in groups:
-            lag = [share * sum(dealt) - have for share, have in zip(shares, dealt, strict=True)]
-            part = max((p for p in range(3) if shares[p] > 0), key=lambda p: lag[p])
-            dealt[part] += len(members[group])
+def _by_time(members: Mapping[int, list[Example]], shares: Shares) -> Iterator[tuple[int, int]]:
+    """(group, part), the oldest first."""
+    total, dealt = sum(map(len, members.values())), 0
+    for group in sorted(members, key=lambda group: max(map(_time, members[group]))):
+        middle = (dealt + len(members[group]) / 2) / total
+        yield group, 0 if middle < shares[0] else 1 if middle < shares[0] + shares[1] else 2
+        dealt += len(members[group])
+
+
+def _stratified(members: Mapping[int, list[Example]], shares: Shares, random: Random) -> Iterator[tuple[int, int]]:
+    """(group, part): the rarest label's groups first, each to the part that lacks most of that label, then of mails."""
+    counts = {group: Counter(_labels_of(mails)) for group, mails in members.items()}
+    having: dict[tuple[str, str], list[int]] = {}
+    for group, labels in counts.items():
+        for label in labels:
+            having.setdefault(label, []).append(group)
+    rarest_first = sorted(having, key=lambda label: (sum(counts[group][label] for group in having[label]), label))
+    total = sum((Counter(labels) for labels in counts.values()), Counter())
+    lacking = [{label: share * number for label, number in total.items()} for share in shares]
+    lacking_mails = [share * sum(map(len, members.values())) for share in shares]
+    open_parts = [part for part in range(3) if shares[part] > 0]
+    dealt: set[int] = set()
+    rounds: list[tuple[tuple[str, str] | None, list[int]]] = [(label, having[label]) for label in rarest_first]
+    for wanted, groups in [*rounds, (None, list(members))]:
+        waiting = [group for group in groups if group not in dealt]
+        random.shuffle(waiting)
+        for group in sorted(waiting, key=lambda group: -len(members[group])):
+            part = max(open_parts, key=lambda p: (lacking[p][wanted] if wanted else 0.0, lacking_mails[p]))
+            for name, number in counts[group].items():
+                lacking[part][name] -= number
+            lacking_mails[part] -= len(members[group])
+            dealt.add(group)
             yield group, part
+
+
+def _labels_of(mails: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    return ((task, label) for mail in mails for task, label in mail.labels.items() if label is not None)

@@ -24,7 +24,7 @@ from mailtriage.errors import DataError
 
 DEFAULT_FOLDER = Path("work/mlflow")
 EXPERIMENT = "mailtriage"
-UNLOGGED = ("slices", "model")  # in metrics.json only: too many, or no numbers
+UNLOGGED = ("slices", "model", "split")  # in metrics.json only: too many, or no numbers
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in the name of a metric
 _SQLITE = "sqlite:///"
 _BATCH = 1000  # metrics in one request, the most that MLflow takes

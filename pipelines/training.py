@@ -52,7 +52,7 @@ def training(
     ingested = ingest(data=data, taxonomy=taxonomy)
     ingested.set_caching_options(False)  # the address says nothing about what lies there today
     cleaned = clean(mails=ingested.outputs["mails"], taxonomy=taxonomy)
-    parts = split(examples=cleaned.outputs["examples"], taxonomy=taxonomy, seed=seed)
+    parts = split(examples=cleaned.outputs["examples"], taxonomy=taxonomy, config=config, seed=seed)
     trained = train(
         train_mails=parts.outputs["train"],
         validation_mails=parts.outputs["validation"],
@@ -60,8 +60,14 @@ def training(
         taxonomy=taxonomy,
     )
     measured = evaluate(
-        bundle=trained.outputs["bundle"], train_mails=parts.outputs["train"], test_mails=parts.outputs["test"]
+        bundle=trained.outputs["bundle"],
+        train_mails=parts.outputs["train"],
+        validation_mails=parts.outputs["validation"],
+        test_mails=parts.outputs["test"],
+        model_name=model_name,
+        tracking_uri=tracking_uri,
     )
+    measured.set_caching_options(False)  # the champion may be another one today
     registered = register(
         bundle=trained.outputs["bundle"],
         evaluation=measured.outputs["evaluation"],

@@ -1,12 +1,13 @@
 """Evaluation of a bundle that really was trained: the figures are those of the answers that production would give."""
 
+import csv
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from mailtriage import evaluation
+from mailtriage import champion, evaluation
 from mailtriage.baselines import majority, tfidf_svm
 from mailtriage.bundle import Bundle
 from mailtriage.engines import OnnxEngine
@@ -14,6 +15,8 @@ from mailtriage.errors import DataError, TaxonomyError
 from mailtriage.examples import Example
 from mailtriage.inference import Triage, predict
 from mailtriage.metrics import UNLABELLED
+from mailtriage.taxonomy import Taxonomy
+from mailtriage.training import train
 
 PICTURES = {
     "coverage.png",
@@ -30,6 +33,15 @@ def output(tmp_path_factory, bundle_path, examples):
     returned = evaluation.evaluate(bundle_path, examples[320:], folder, baseline_train=examples[:320])
     assert returned == json.loads((folder / "metrics.json").read_text())
     return folder
+
+
+@pytest.fixture(scope="module")
+def against(tmp_path_factory, tiny_config, taxonomy, bundle_path, examples):
+    """The bundle of the tests against one that hardly learnt."""
+    folder = tmp_path_factory.mktemp("champion")
+    poor = train(tiny_config.model_copy(update={"epochs": 1}), taxonomy, examples[:100], examples[300:], folder / "old")
+    result = evaluation.evaluate(bundle_path, examples[320:], folder / "out", champion_path=poor.bundle.path)
+    return result, folder / "out"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +85,7 @@ def test_report_compares_with_baselines(result):
 
 
 def test_slices_cover_every_mail(result):
-    assert set(result["slices"]) == {"language", "custodian_bank", "length", "month", "quoted_mail"}
+    assert set(result["slices"]) == {"language", "custodian_bank", "length", "month", "attachment", "quoted_mail"}
     for groups in result["slices"].values():
         assert sum(group["mails"] for group in groups.values()) == 80
 
@@ -137,3 +149,51 @@ def test_svm_learns_from_labelled_mails_only():
     true = {"topic": np.array([UNLABELLED if n < 4 else n % 2 for n in range(40)])}
     test = [Example("a", "", "where is my dividend"), Example("b", "", "when is the transfer")]
     assert tfidf_svm(train, true, test)["topic"].tolist() == [0, 1]
+
+
+def test_a_champion_that_hardly_learnt_loses_by_more_than_luck(against, taxonomy, examples):
+    result, folder = against
+    found = result["champion"]
+    assert found["difference"] > 0.1
+    assert found["p_value"] < 0.01
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    gained = result["overall"]["mean_macro_f1"] - found["mean_macro_f1"]
+    assert found["difference"] == pytest.approx(gained, abs=2e-4)
+    with (folder / "flips.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for task in taxonomy.task_ids:
+        verdicts = [row["verdict"] for row in rows if row["task"] == task]
+        assert verdicts.count("better") == found[task]["better"] > found[task]["worse"] == verdicts.count("worse")
+    assert {row["id"] for row in rows} <= {mail.id for mail in examples[320:]}
+    assert "What changes against the champion" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_model_against_itself_changes_nothing(bundle_path, examples, tmp_path):
+    found = evaluation.evaluate(bundle_path, examples[360:], tmp_path, champion_path=bundle_path)["champion"]
+    assert found["difference"] == 0
+    assert found["p_value"] == 1.0
+    assert found["queue"]["changed"] == 0
+    assert (tmp_path / "flips.csv").read_text().splitlines() == ["id,task,true,champion,new,verdict"]
+
+
+def test_labels_of_an_older_taxonomy_are_translated():
+    old = Taxonomy.parse("{version: 1, tasks: {topic: {labels: {fees: , login: , tax: }}}}")
+    new = Taxonomy.parse(
+        "{version: 2, tasks: {topic: {labels: {tax: , costs: , locked: , error: }}}, history: ["
+        "{version: 2, task: topic, change: renamed, from: fees, to: costs},"
+        "{version: 2, task: topic, change: split, from: login, to: [locked, error]}]}"
+    )
+    assert champion._translations(old, new) == {"topic": {"fees": 1, "tax": 0}}
+
+
+def test_the_split_is_proven_by_counting(result, examples, bundle_path, tmp_path):
+    assert set(result["split"]["groups"]) == {"ids", "identical_texts", "near_duplicates", "threads"}
+    assert result["split"]["parts"]["test"]["mails"] == 80
+    leaky = evaluation.evaluate(bundle_path, examples[380:], tmp_path, baseline_train=examples[300:])
+    assert leaky["split"]["groups"]["ids"]["crossing"] == 20
+
+
+def test_the_promise_of_the_thresholds_is_in_the_metrics(result):
+    routing = result["overall"]["routing"]
+    assert routing["promise"] == {"of": "mail", "by": None, "precision": 0.95, "confidence": 0.9}
+    assert 0 <= routing["expected_coverage"] <= 1

@@ -1,12 +1,14 @@
 """Splits: no near-duplicate on two sides, shares kept, repeatable."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 
 from mailtriage.errors import ConfigError
 from mailtriage.examples import Example
-from mailtriage.splitting import near_duplicate_groups, split
+from mailtriage.splitting import crossings, near_duplicate_groups, split
 
 
 def _example(number: int, text: str, topic: str = "a") -> Example:
@@ -64,3 +66,56 @@ def test_the_same_seed_gives_the_same_split() -> None:
 def test_shares_must_add_up() -> None:
     with pytest.raises(ConfigError, match="add up to 1"):
         split([], (0.5, 0.1, 0.1))
+
+
+def test_every_label_of_every_task_has_its_share() -> None:
+    examples = [
+        replace(
+            _example(i, _unrelated(i)), labels={"topic": "abcde"[i % 5], "queue": "rare" if i % 20 == 3 else "usual"}
+        )
+        for i in range(600)
+    ]
+
+    parts = split(examples)
+
+    assert [sum(e.labels["queue"] == "rare" for e in part) for part in parts] == [24, 3, 3]
+    assert all(abs(sum(e.labels["topic"] == topic for e in parts.test) - 12) <= 1 for topic in "abcde")
+
+
+def test_mails_about_one_case_stay_together() -> None:
+    examples = [replace(_example(i, _unrelated(i)), subject=f"AW: Vorgang 40012{i % 40:03}") for i in range(400)]
+
+    parts = split(examples)
+
+    counted = crossings({"train": parts.train, "validation": parts.validation, "test": parts.test})
+    assert counted["groups"]["threads"] == {"all": 40, "crossing": 0}
+    assert parts.groups == 40
+
+
+def test_crossing_groups_are_counted_and_not_believed() -> None:
+    letter = "Bitte übertragen Sie mein Depot {} bis zum {}. März vollständig auf mein neues Konto bei Ihnen, danke."
+    train = [_example(1, letter.format(11111, 1)), _example(2, _unrelated(2)), _example(3, _unrelated(3))]
+    test = [_example(4, letter.format(98765, 30)), _example(2, _unrelated(4)), _example(5, _unrelated(3).upper())]
+
+    groups = crossings({"train": train, "test": test})["groups"]
+
+    assert {name: counts["crossing"] for name, counts in groups.items()} == {
+        "ids": 1,
+        "identical_texts": 1,
+        "near_duplicates": 2,
+        "threads": 0,
+    }
+
+
+def test_a_split_by_time_tests_on_the_newest() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    examples = [
+        replace(_example(i, _unrelated(i)), received_at=start + timedelta(hours=(i * 37) % 300)) for i in range(300)
+    ]
+
+    parts = split(examples, method="time")
+
+    assert [len(part) for part in parts] == [240, 30, 30]
+    times = [[e.received_at for e in part if e.received_at] for part in parts]
+    assert max(times[0]) < min(times[1]) < max(times[1]) < min(times[2])
+    assert crossings({"train": parts.train})["parts"]["train"]["first"] == "2026-01-01"

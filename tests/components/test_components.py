@@ -49,7 +49,7 @@ def examples_artifact(folder, ingested):
 @pytest.fixture(scope="module")
 def parts(folder, examples_artifact):
     outputs = [artifact(dsl.Dataset, folder, name) for name in ("train", "validation", "test")]
-    split.python_func(examples_artifact, TAXONOMY, 7, *outputs)
+    split.python_func(examples_artifact, TAXONOMY, "{split: random}", 7, *outputs)
     return outputs
 
 
@@ -59,11 +59,16 @@ def bundle_artifact(bundle_path):
 
 
 @pytest.fixture(scope="module")
-def measured(folder, bundle_artifact, parts):
+def measured(folder, bundle_artifact, parts, mlflow_folder):
     evaluation = artifact(dsl.Artifact, folder, "evaluation")
     scores, report = artifact(dsl.Metrics, folder, "scores"), artifact(dsl.HTML, folder, "report")
     confusion = [artifact(dsl.ClassificationMetrics, folder, task) for task in ("line_of_business", "queue", "topic")]
-    score = evaluate.python_func(bundle_artifact, parts[0], parts[2], evaluation, scores, report, *confusion)
+    address = f"sqlite:///{mlflow_folder}/mlflow.db"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+        score = evaluate.python_func(
+            bundle_artifact, *parts, "no-champion-yet", address, evaluation, scores, report, *confusion
+        )
     return evaluation, scores, report, confusion, score
 
 
