@@ -515,7 +515,9 @@ def flows(objects: list[Object]) -> set[tuple[str, str]]:
             continue
         found |= {(peer(source), component) for rule in spec["ingress"] for source in rule["from"]}
         for rule in spec["egress"]:
-            found |= {(component, peer(target)) for target in rule["to"]} if "to" in rule else {(component, "bundle")}
+            ends = {443: "bundle", 5432: "database", 4318: "collector"}
+            anywhere = {(component, ends[port["port"]]) for port in rule["ports"] if "to" not in rule}
+            found |= {(component, peer(target)) for target in rule.get("to", [])} | anywhere
     return found
 
 
@@ -528,10 +530,37 @@ def test_network_policies_allow_exactly_the_flows_of_the_design() -> None:
     }
     fetching = {("transformer", "bundle"), ("predictor", "bundle")}
     scraping = {("monitoring", "transformer"), ("monitoring", "predictor")}
+    tracing = {("transformer", "collector"), ("predictor", "collector")}
 
     assert flows(rendered(MINIMAL)) == serving
     assert flows(rendered({"bundle": {"storageUri": "s3://models/3"}})) == serving | fetching
     assert flows(rendered({**MINIMAL, "networkPolicy": {"monitoringNamespace": "monitoring"}})) == serving | scraping
+    assert flows(rendered({**MINIMAL, "monitoring": {"traces": "http://collector:4318"}})) == serving | tracing
+    recording = {("transformer", "database")}
+    assert flows(rendered({**MINIMAL, "predictions": {"secretName": "database"}})) == serving | recording
+
+
+def test_istios_proxies_reach_the_transformer_from_the_releases_own_namespace() -> None:
+    objects = rendered({**MINIMAL, **TOKENS, "gateway": {"provider": "istio"}})
+
+    policy = next(
+        item for item in of_kind(objects, "NetworkPolicy") if item["metadata"]["name"].endswith("-transformer")
+    )
+
+    assert policy["spec"]["ingress"][0]["from"] == [
+        {"podSelector": {"matchLabels": {"gateway.networking.k8s.io/gateway-name": "mailtriage"}}}
+    ]
+
+
+def test_the_transformer_records_in_the_database_of_a_secret() -> None:
+    parts = components(rendered({**MINIMAL, "predictions": {"secretName": "database"}}))
+
+    def environment(part: Object) -> Object:
+        return {item["name"]: item.get("valueFrom", item.get("value")) for item in part["containers"][0]["env"]}
+
+    secret = {"secretKeyRef": {"name": "database", "key": "url"}}
+    assert environment(parts["transformer"])["MAILTRIAGE_PREDICTIONS"] == secret
+    assert "MAILTRIAGE_PREDICTIONS" not in environment(parts["predictor"])
 
 
 def test_notes_end_with_a_command_that_sends_a_mail() -> None:

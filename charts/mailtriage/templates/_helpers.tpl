@@ -161,9 +161,17 @@ volumes:
 {{- end }}
 {{- end }}
 
+{{/* Port of the collector of traces. */}}
+{{- define "mailtriage.tracesPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" $url.host | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end }}
+
+{{/* What both servers' containers share. Call with (list $ "predictor"). */}}
 {{- define "mailtriage.container" -}}
 {{- $ := index . 0 -}}
-{{- $component := index . 1 -}}
+{{- $name := index . 1 -}}
+{{- $component := index $.Values $name -}}
 name: kserve-container
 image: {{ include "mailtriage.image" $ }}
 imagePullPolicy: {{ $.Values.image.pullPolicy }}
@@ -175,6 +183,15 @@ env:
   # KServe mounts or fetches what this names, and sets it to /mnt/models in the pod.
   - name: STORAGE_URI
     value: {{ required "bundle.storageUri is needed: where the bundle is, such as pvc://bundles/mailtriage-3 or s3://models/mailtriage/3" $.Values.bundle.storageUri | quote }}
+  {{- with $.Values.monitoring.traces }}
+  - name: OTEL_EXPORTER_OTLP_ENDPOINT
+    value: {{ . | quote }}
+  {{- end }}
+  {{- if and $.Values.predictions.secretName (eq $name "transformer") }}
+  - name: MAILTRIAGE_PREDICTIONS
+    valueFrom:
+      secretKeyRef: {name: {{ $.Values.predictions.secretName }}, key: url}
+  {{- end }}
 resources: {{- toYaml $component.resources | nindent 2 }}
 securityContext: {{- include "mailtriage.containerSecurityContext" $ | nindent 2 }}
 startupProbe:
