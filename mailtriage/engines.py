@@ -82,6 +82,7 @@ class TorchEngine:
         try:
             import torch
 
+            from mailtriage.encoders import quiet_transformers
             from mailtriage.model import MultiTaskClassifier
         except ImportError as error:
             raise ServingError(
@@ -96,7 +97,8 @@ class TorchEngine:
         self._device = device
         precision = torch.bfloat16 if device == "cuda" else torch.float32
         self.name = f"torch {str(precision).removeprefix('torch.')} {device}"
-        model: Any = MultiTaskClassifier.from_pretrained(str(bundle.path / "model"))
+        with quiet_transformers():
+            model: Any = MultiTaskClassifier.from_pretrained(str(bundle.path / "model"))
         self._model: Any = model.eval().to(device=device, dtype=precision)
 
     def forward(self, input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:

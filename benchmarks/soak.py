@@ -1,0 +1,113 @@
+"""Ours at twice its capacity: does memory grow, does latency stay bounded, is what is too much refused quickly?
+
+    python benchmarks/soak.py --bundle BUNDLE [--minutes 10] [--output work/benchmarks/soak.json]
+
+Measures the capacity with 64 clients for 20 seconds, then sends twice as many mails a second, at random times and
+whether or not earlier ones are answered. Prints a line every half minute, and checks: memory of the last fifth against
+the second fifth, p99 of admitted requests, and how long a refusal takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import numpy as np  # noqa: E402
+from load import MAILS, SEED, Load, Measured, Meter, hardware, ours  # noqa: E402
+
+from mailtriage.bundle import Bundle  # noqa: E402
+from mailtriage.mail import Email  # noqa: E402
+
+CAPACITY_SECONDS, SLICE_SECONDS = 20.0, 30.0
+BATCH = 4  # mails a request
+MOST_GROWTH, SLOWEST_ADMITTED, SLOWEST_REFUSAL = 0.05, 30.0, 1.0
+
+
+async def soak(load: Load, meter: Meter, minutes: float) -> tuple[float, list[dict[str, Any]], Measured]:
+    """Capacity in mails a second, a record a slice, and all slices together."""
+    await load.closed(8, BATCH, 5, meter)
+    measured = await load.closed(64, BATCH, CAPACITY_SECONDS, meter)
+    capacity = measured.mails / measured.seconds
+    print(f"capacity {capacity:.1f} mails/s; sending {2 * capacity:.1f}", flush=True)
+    slices, total = [], Measured()
+    for number in range(max(5, round(minutes * 60 / SLICE_SECONDS))):
+        seconds = min(SLICE_SECONDS, minutes * 60 / 5)
+        part = await load.open(2 * capacity, seconds, meter, BATCH)
+        slices.append(
+            part.to_record() | {"refusal_p99_ms": percentile(part.refused), "memory_mib": part.peak_bytes >> 20}
+        )
+        total.latencies += part.latencies
+        total.refused += part.refused
+        total.failed += part.failed
+        total.mails += part.mails
+        total.seconds += part.seconds
+        print(f"slice {number}: {json.dumps(slices[-1])}", flush=True)
+    return capacity, slices, total
+
+
+def percentile(seconds: list[float]) -> float | None:
+    """p99 in milliseconds."""
+    return round(float(np.percentile(seconds, 99)) * 1000, 1) if seconds else None
+
+
+def verdict(slices: list[dict[str, Any]], total: Measured) -> dict[str, Any]:
+    """The three questions, each with its figure."""
+    fifth = max(1, len(slices) // 5)
+    early = max(part["memory_mib"] for part in slices[fifth : 2 * fifth])
+    late = max(part["memory_mib"] for part in slices[-fifth:])
+    admitted, refusal = percentile(total.latencies), percentile(total.refused)
+    return {
+        "memory_growth": round(late / early - 1, 4),
+        "memory_does_not_grow": late / early - 1 <= MOST_GROWTH,
+        "admitted_p99_ms": admitted,
+        "admitted_is_bounded": admitted is not None and admitted <= SLOWEST_ADMITTED * 1000,
+        "refused_share": round(len(total.refused) / max(1, len(total.refused) + len(total.latencies)), 3),
+        "refusal_p99_ms": refusal,
+        "refused_quickly": refusal is None or refusal <= SLOWEST_REFUSAL * 1000,
+        "failed": total.failed,
+    }
+
+
+def main() -> None:
+    """Soak and write what was seen; exit status 1 where a question is answered with no."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("work/benchmarks/soak.json"))
+    given = parser.parse_args()
+    from mailtriage.sample import generate
+
+    mails = generate(MAILS, seed=SEED)
+    records = [Email(m.id, m.subject, m.body, m.received_at, m.custodian_bank).to_record() for m in mails]
+    before = hardware()
+    with ours(given.bundle, given.device) as service:
+        load, meter = Load(service.urls, service.headers, records), Meter(service.pids)
+        capacity, slices, total = asyncio.run(soak(load, meter, given.minutes))
+    found = verdict(slices, total)
+    result = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": before,
+        "bundle": {"digest": Bundle.open(given.bundle).digest},
+        "minutes": given.minutes,
+        "capacity_mails_per_second": round(capacity, 2),
+        "offered_mails_per_second": round(2 * capacity, 2),
+        "verdict": found,
+        "slices": slices,
+    }
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    sys.exit(0 if found["memory_does_not_grow"] and found["admitted_is_bounded"] and found["refused_quickly"] else 1)
+
+
+if __name__ == "__main__":
+    main()
