@@ -227,7 +227,7 @@ def score(name: str, cleaner: Cleaner, mails: list[Mail]) -> Score:
         exact += text.split() == mail.expected.split()
         lost, foreign = lost + missing, foreign + added
         expected_words, left_words = expected_words + expected.total(), left_words + left.total()
-        emptied += bool(expected) and not left
+        emptied += bool(expected) and not text.strip()
         share = (missing + added) / max(1, expected.total() + left.total())
         if share > worst_share:
             worst, worst_share = mail.id, share

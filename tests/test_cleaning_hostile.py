@@ -74,8 +74,10 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 }
 
 
-# The goal is a second; this one misses it, because each of its 333,333 lines gives a span of its own.
-KNOWN_SLOWER = {"pre": 3.0}
+# The goal is a second. Here each of 333,333 lines gives a span to explain, which takes 1.0 to 1.5.
+KNOWN_SLOWER = {"pre": 1.5}
+MEASURING_ERROR = 1.15
+SHORTEST_MEASURED = 0.01  # seconds of noise
 
 
 def seconds(body: str) -> float:
@@ -89,12 +91,15 @@ def seconds(body: str) -> float:
 def test_time_grows_with_length_and_no_faster(name: str) -> None:
     make = HOSTILE[name]
     clean("warm", redact=True)
+    small = large = float("inf")
 
-    small = min(seconds(make(MILLION // 16)) for _ in range(2))
-    large = min(seconds(make(MILLION // 8)) for _ in range(2))
+    for _ in range(5):  # the best of several, because other programs share the processor's caches
+        small = min(small, seconds(make(MILLION // 16)))
+        large = min(large, seconds(make(MILLION // 8)))
+        if within := large <= 2 * small * MEASURING_ERROR + SHORTEST_MEASURED:
+            break
 
-    # 2x the length in 2x the time, with room for a busy machine
-    assert large < 2 * small * 1.5 + 0.03 * allowed()
+    assert within, f"{large / small:.2f} times the time for twice the length"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -102,7 +107,7 @@ def test_a_million_characters_take_less_than_a_second(name: str) -> None:
     body = HOSTILE[name](MILLION)
 
     limit = KNOWN_SLOWER.get(name, 1.0)
-    assert seconds(body) < limit or seconds(body) < limit * allowed()
+    assert seconds(body) < limit or min(seconds(body) for _ in range(3)) < limit * allowed()
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ _WROTE = any_of(
 _VERB = pattern(rf"(?<!\w){_WROTE}(?!\w)")
 # A verb, or what an address ends in: one of these is in every attribution but `2024-03-12 10:11 Max Muster:`.
 _TELLING = Telling(
-    "schrieb", "wrote", "writes", ">:", "\n>", "\n:", " sent", "\nsent", "crit", "escrib", "escreveu", "schreef", "geschreven", "skrev", "napisa",
-    "kirjoitti", "napsal", "написал", "пише", "写道",
+    "schrieb", "wrote", "writes", ">:", "\n>", "\n:", " sent", "\nsent", "crit", "escrib", "escreveu", "schreef",
+    "geschreven", "skrev", "napisa", "kirjoitti", "napsal", "написал", "пише", "写道",
 )  # fmt: skip
 # Am Dienstag, 12. März 2024 um 10:11:12 MEZ hat Max Muster <max@example.org> Folgendes geschrieben:
 # Max Muster <max@example.org> schrieb am Di., 12. März 2024 um 10:11 Uhr:

@@ -34,10 +34,10 @@ _START = pattern(
 )
 # What a disclaimer begins with, in small letters, behind signs such as `*` or `(`.
 _BEGINNINGS = (
-    "wichtig", "rechtlich", "allgemein", "hinweis", "haftung", "disclaimer", "vertraulich", "datenschutz", "confidential",
-    "important", "legal", "notice", "caution", "achtung", "privileged", "diese", "der inhalt", "die ", "alle ", "this",
-    "the ", "any", "bitte", "please", "think", "denk", "schon", "if you", "sollten", "falls", "wenn", "sind", "internet",
-    "email", "e-mail", "information",
+    "wichtig", "rechtlich", "allgemein", "hinweis", "haftung", "disclaimer", "vertraulich", "datenschutz",
+    "confidential", "important", "legal", "notice", "caution", "achtung", "privileged", "diese", "der inhalt", "die ",
+    "alle ", "this", "the ", "any", "bitte", "please", "think", "denk", "schon", "if you", "sollten", "falls", "wenn",
+    "sind", "internet", "email", "e-mail", "information",
 )  # fmt: skip
 # Each counts once: two of them make a disclaimer.
 _WORDS = (

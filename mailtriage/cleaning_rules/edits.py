@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(NamedTuple):
     """The characters `start` to `end` of a text gave way to `replacement`.
 
     `kind` says what stood there (`quote`, `signature`, ...), `rule` which rule decided it.
@@ -18,6 +19,10 @@ class Removed:
     start: int
     end: int
     replacement: str = ""
+
+
+# Where there are hundreds of thousands, this makes them in half the time.
+make_removed: Callable[[tuple[str, str, int, int, str]], Removed] = partial(tuple.__new__, Removed)
 
 
 def apply_edits(text: str, edits: Sequence[Removed]) -> str:
@@ -46,7 +51,10 @@ def compose(first: Sequence[Removed], second: Sequence[Removed]) -> list[Removed
     composed: list[Removed] = []
     position = 0  # in `pieces`
     shift = 0  # offset in the first text minus offset in the text after `first`
-    for edit in second:
+    for index, edit in enumerate(second):
+        if position == len(pieces):
+            composed += _moved(second[index:], shift)
+            break
         while position < len(pieces) and pieces[position][1] <= edit.start:
             shift = pieces[position][2].end - pieces[position][1]
             composed.append(pieces[position][2])
@@ -69,6 +77,12 @@ def compose(first: Sequence[Removed], second: Sequence[Removed]) -> list[Removed
     return list(merged(composed))
 
 
+def _moved(edits: Sequence[Removed], shift: int) -> Sequence[Removed]:
+    if not shift:
+        return edits
+    return [make_removed((kind, rule, start + shift, end + shift, put)) for kind, rule, start, end, put in edits]
+
+
 def _around(whole: Removed, inside: Sequence[Removed]) -> Iterator[Removed]:
     """White space that was trimmed around earlier edits: they keep their kinds, and the first part its replacement."""
     position, replacement = whole.start, whole.replacement
@@ -84,11 +98,21 @@ def _around(whole: Removed, inside: Sequence[Removed]) -> Iterator[Removed]:
         yield Removed(whole.kind, whole.rule, position, whole.end, replacement)
 
 
-def merged(edits: Iterable[Removed]) -> Iterator[Removed]:
+def merged(edits: Sequence[Removed]) -> Sequence[Removed]:
     """Join neighbours of the same kind and rule, and an insertion with the edit that it touches."""
+    if all(one.end != other.start for one, other in pairwise(edits)) and all(map(_does_something, edits)):
+        return edits
+    return list(_joined_neighbours(edits))
+
+
+def _does_something(edit: Removed) -> bool:
+    return edit.start != edit.end or edit.replacement != ""
+
+
+def _joined_neighbours(edits: Iterable[Removed]) -> Iterator[Removed]:
     run: list[Removed] = []  # touching edits that become one
     for edit in edits:
-        if edit.start == edit.end and not edit.replacement:
+        if not _does_something(edit):
             continue
         if run and run[-1].end == edit.start:
             first = run[0]

@@ -26,7 +26,7 @@ class Telling:
 
 
 class Mentions:
-    """Which telling words a mail holds: `lowered` is the mail in small letters, and each rule's words are looked for once."""
+    """Which telling words a mail holds; each rule's are looked for once. `lowered` is the mail in small letters."""
 
     __slots__ = ("found", "lowered")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from mailtriage.cleaning_rules.edits import Removed
+from mailtriage.cleaning_rules.edits import Removed, make_removed
 
 # Characters that show nothing: null bytes, soft hyphens, zero-width spaces, byte order marks.
 _INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"
@@ -45,7 +45,7 @@ def _edits(text: str) -> Iterator[Removed]:
             continue
         replacement = "" if start == 0 or end == len(text) else _folded(found)
         if replacement != found:
-            yield Removed("whitespace", "white_space", start, end, replacement)
+            yield make_removed(("whitespace", "white_space", start, end, replacement))
 
 
 @lru_cache(maxsize=1024)
