@@ -8,18 +8,21 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from mailtriage.cleaning import Cleaned, clean
+from mailtriage.errors import DataError
 from mailtriage.mail import Email
 from mailtriage.readers import Rejected, read_mails
 
 BATCH = 256  # mails that go to a process at a time
+RESTARTS = 3  # of the processes, while no part gets done
 WAITING = 3  # batches for each process that may wait, so that none is idle and memory stays flat
 
 
@@ -56,14 +59,14 @@ def clean_file(
         redact: as in `clean`.
 
     Raises:
-        DataError: as `read_mails` does.
+        DataError: as `read_mails` does, or processes died over and over again.
     """
     work = partial(_clean_batch, greeting=greeting, redact=redact)
     mails = rejected = 0
     with ExitStack() as files:
         cleaned = files.enter_context(_replaced(Path(output)))
         refused = files.enter_context(_replaced(Path(quarantine))) if quarantine is not None else None
-        for batch in _in_order(work, _batches(read_mails(input)), processes or os.cpu_count() or 1):
+        for batch in in_order(work, _batches(read_mails(input)), processes or os.cpu_count() or 1):
             for row in batch:
                 if isinstance(row, str):
                     cleaned.write(row)
@@ -110,22 +113,64 @@ def _batches(rows: Iterable[Email | Rejected]) -> Iterator[_Rows]:
         yield batch
 
 
-def _in_order(work: Callable[[_Rows], _Done], batches: Iterator[_Rows], processes: int) -> Iterator[_Done]:
-    """Apply `work` to every batch; a single batch is not worth the start of processes."""
-    first = list(islice(batches, 2))
-    batches = chain(first, batches)
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def in_order(work: Callable[[Part], Result], parts: Iterable[Part], processes: int) -> Iterator[Result]:
+    """Apply `work` to every part, in processes; a single part is not worth their start.
+
+    What a process was at when it died (of too little memory, say) is done again by others; nothing is left out.
+
+    Raises:
+        DataError: processes died `RESTARTS` times at the same part.
+    """
+    iterator = iter(parts)
+    first = list(islice(iterator, 2))
+    iterator = chain(first, iterator)
     if processes == 1 or len(first) < 2:
-        yield from map(work, batches)
+        yield from map(work, iterator)
         return
+    waiting: deque[tuple[Part, Future[Result]]] = deque()
+    pool, done, deaths = _pool(processes), 0, 0
+    try:
+        while True:
+            while len(waiting) <= WAITING * processes and (more := list(islice(iterator, 1))):
+                waiting.append((more[0], _submitted(pool, work, more[0])))
+            if not waiting:
+                return
+            try:
+                result = waiting[0][1].result()
+            except BrokenProcessPool:
+                deaths += 1
+                if deaths > RESTARTS:
+                    raise DataError(
+                        f"processes died {deaths} times while they cleaned part {done + 1} or one after it: "
+                        "is there too little memory?"
+                    ) from None
+                pool.shutdown(wait=False)
+                pool = _pool(processes)
+                waiting = deque((part, pool.submit(work, part)) for part, _ in waiting)
+                continue
+            waiting.popleft()
+            done, deaths = done + 1, 0
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
     # `spawn`: a fork of a process with threads, such as a server or a notebook, may hang
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[_Done]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(work, batch))
-            if len(waiting) > WAITING * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Callable[[Part], Result], part: Part) -> Future[Result]:
+    try:
+        return pool.submit(work, part)
+    except BrokenProcessPool as error:
+        broken: Future[Result] = Future()
+        broken.set_exception(error)
+        return broken
 
 
 @contextmanager

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from mailtriage.bulk_cleaning import in_order
 from mailtriage.errors import DataError, InvalidMail, TaxonomyError
-from mailtriage.examples import Example
+from mailtriage.examples import Example, example_line
 from mailtriage.mail import Email
+from mailtriage.ray_cleaning import in_order_on_ray
 from mailtriage.readers import Rejected, read_mails
 from mailtriage.taxonomy import Taxonomy
 
 Progress = Callable[[str], None]
 SAY_EVERY = 5.0  # seconds
+PART = 1 << 20  # bytes of a file that a worker cleans at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +74,70 @@ def ingest_mails(source: str, taxonomy: Taxonomy, mails: Path, quarantine: Path)
     return Ingested(rows, rejected)
 
 
-def clean_mails(mails: Path, tasks: Sequence[str], progress: Progress = lambda message: None) -> Iterator[Example]:
-    """Clean the mails that `ingest_mails` wrote.
+def clean_mails(
+    mails: Path,
+    tasks: Sequence[str],
+    examples: Path,
+    progress: Progress = lambda message: None,
+    *,
+    processes: int | None = None,
+    ray_address: str = "",
+    part_bytes: int = PART,
+) -> int:
+    """Clean the mails that `ingest_mails` wrote into a file of examples, in order; returns how many.
+
+    The file is the same wherever it is made.
+
+    Args:
+        processes: how many to use on this machine; all cores by default.
+        ray_address: clean on Ray Data there instead (`ray_cleaning`); every node must see `mails`.
+        part_bytes: about how much of the file a process or a Ray task cleans at a time.
 
     Raises:
         DataError: a row is not what was written.
     """
-    said = time.monotonic()
-    with mails.open(encoding="utf-8") as stream:
-        for row, line in enumerate(stream, start=1):
+    work = partial(_clean_part, str(mails.resolve()), tuple(tasks), _count_lines(mails))
+    size = mails.stat().st_size
+    parts = [(start, min(start + part_bytes, size)) for start in range(0, size, part_bytes)]
+    if ray_address:
+        results = in_order_on_ray(work, parts, ray_address)
+    else:
+        results = in_order(work, parts, processes or os.cpu_count() or 1)
+    rows, said = 0, time.monotonic()
+    with _writer(examples) as stream:
+        for lines, bad_row in results:
+            if bad_row is not None:
+                raise DataError(f"{mails}, row {rows + bad_row}: expected a mail that was read before")
+            stream.writelines(lines)
+            rows += len(lines)
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                progress(f"{rows:,} mails cleaned so far")
+    return rows
+
+
+def _clean_part(
+    file: str, tasks: tuple[str, ...], of_mails: int, part: tuple[int, int]
+) -> tuple[list[str], int | None]:
+    """The examples of the lines that start in a part of a file, and which of them, from 1, is no mail, if one is."""
+    start, end = part
+    lines: list[str] = []
+    with Path(file).open("rb") as stream:
+        stream.seek(max(0, start - 1))
+        if start:
+            stream.readline()  # the end of a line that starts before; only the break where one starts here
+        while stream.tell() < end and (line := stream.readline()):
             try:
                 mail = Email.from_record(json.loads(line), tasks)
             except (ValueError, InvalidMail):
-                raise DataError(f"{mails}, row {row}: expected a mail that was read before") from None
-            yield Example.from_email(mail)
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                progress(f"{row:,} mails cleaned so far")
+                return lines, len(lines) + 1
+            lines.append(example_line(Example.from_email(mail, of_mails)))
+    return lines, None
+
+
+def _count_lines(file: Path) -> int:
+    with file.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
 @contextmanager
