@@ -123,6 +123,7 @@ class Load:
         self._headers = headers
         self._records = records
         self._next = 0
+        self.measured = Measured()  # the phase that runs, or the last one
 
     def batch(self, size: int) -> list[dict[str, Any]]:
         """The next mails, from the first again after the last."""
@@ -168,7 +169,7 @@ class Load:
                 due += randomly.expovariate(rate)
 
     async def _phase(self, meter: Meter, seconds: float, workers: Any) -> Measured:
-        measured = Measured()
+        measured = self.measured = Measured()
         in_flight = 0
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:

@@ -37,20 +37,31 @@ async def soak(load: Load, meter: Meter, minutes: float) -> tuple[float, list[di
     measured = await load.closed(64, BATCH, CAPACITY_SECONDS, meter)
     capacity = measured.mails / measured.seconds
     print(f"capacity {capacity:.1f} mails/s; sending {2 * capacity:.1f}", flush=True)
-    slices, total = [], Measured()
-    for number in range(max(5, round(minutes * 60 / SLICE_SECONDS))):
-        seconds = min(SLICE_SECONDS, minutes * 60 / 5)
-        part = await load.open(2 * capacity, seconds, meter, BATCH)
-        slices.append(
-            part.to_record() | {"refusal_p99_ms": percentile(part.refused), "memory_mib": part.peak_bytes >> 20}
-        )
-        total.latencies += part.latencies
-        total.refused += part.refused
-        total.failed += part.failed
-        total.mails += part.mails
-        total.seconds += part.seconds
-        print(f"slice {number}: {json.dumps(slices[-1])}", flush=True)
+    slices: list[dict[str, Any]] = []
+    watching = asyncio.ensure_future(watch(load, meter, min(SLICE_SECONDS, minutes * 60 / 10), slices))
+    total = await load.open(2 * capacity, minutes * 60, meter, BATCH)
+    watching.cancel()
     return capacity, slices, total
+
+
+async def watch(load: Load, meter: Meter, seconds: float, slices: list[dict[str, Any]]) -> None:
+    """Append what each stretch of the running phase brought."""
+    answered = refused = 0
+    while True:
+        await asyncio.sleep(seconds)
+        measured = load.measured
+        latencies, refusals = measured.latencies[answered:], measured.refused[refused:]
+        answered, refused = len(measured.latencies), len(measured.refused)
+        slices.append(
+            {
+                "mails_per_second": round(len(latencies) * BATCH / seconds, 1),
+                "admitted_p99_ms": percentile(latencies),
+                "refused": len(refusals),
+                "refusal_p99_ms": percentile(refusals),
+                "memory_mib": meter.memory_bytes() >> 20,
+            }
+        )
+        print(f"slice {len(slices)}: {json.dumps(slices[-1])}", flush=True)
 
 
 def percentile(seconds: list[float]) -> float | None:

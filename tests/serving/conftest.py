@@ -193,6 +193,14 @@ def hurt_stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     stop_stack(served)
 
 
+@pytest.fixture(scope="module")
+def slow_stack(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A stack in which a request has three seconds."""
+    served = start_stack(bundle_path, tmp_path_factory.mktemp("slow"), "--request-timeout", "3")
+    yield served
+    stop_stack(served)
+
+
 @pytest.fixture
 def own_stack(bundle_path: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Starts stacks of the test's own, for those who break them."""

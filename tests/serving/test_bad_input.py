@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import socket
+import time
 
 import pytest
 
+EXPLAIN = "/v1/models/mailtriage:explain"
 V1 = "/v1/models/mailtriage:predict"
 V2 = "/v2/models/mailtriage/infer"
 SECRET = "Geheimwort"
@@ -218,6 +222,114 @@ def test_too_many_v2_mails_are_413_with_the_limit(stack):
 
     assert refusal(answer) == (413, "too_many_mails")
     assert answer.json()["error"]["limit"] == stack.max_batch
+
+
+@pytest.mark.parametrize("address", ["gateway", "transformer", "predictor"])
+def test_ten_megabytes_are_413_at_every_door(stack, address):
+    body = b'{"instances": ["' + SECRET.encode() * 1_000_000 + b'"]}'
+
+    with socket.create_connection(split(getattr(stack, address)), timeout=20) as connection:
+        connection.sendall(head(V1, stack, len(body)))
+        with contextlib.suppress(OSError):  # refused before all of it was sent
+            connection.sendall(body)
+        answer = read_all(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"body_too_large" in answer
+    assert str(stack.max_body).encode() in answer
+    assert SECRET.encode() not in answer
+
+
+def test_ten_thousand_instances_are_413(stack):
+    body = json.dumps({"instances": [{"id": "1", "body": "x"}] * 5_000}).encode()
+
+    assert refusal(post(stack, V1, body, **JSON)) == (413, "too_many_mails")
+
+
+@pytest.mark.parametrize("path", [V1, V2, EXPLAIN])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [{"id": ' + b"9" * 5_000 + b', "body": "x"}]}',
+        b'{"instances": [{"id": "1", "body": Infinity}]}',
+        b'{"instances": [{"id": "1", "body": -NaN}]}',
+        b'{"instances": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
+        b'{"instances": [' + b"[" * 50_000 + b"]" * 50_000 + b"]}",
+        b"\x00" * 1_000,
+        b'{"instances": [{"id": "1", "body": "Geheimwort\x00"}]}',
+        b"\xef\xbb\xbf{}",
+        gzip.compress(b'{"instances": []}'),
+    ],
+)
+def test_hostile_json_is_refused_and_quickly(stack, path, body):
+    began = time.monotonic()
+
+    answer = post(stack, path, body, **JSON)
+
+    assert answer.status_code in (200, 400, 413), answer.text
+    assert SECRET not in answer.text
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "x" * 100_000, "body": "Depot"},
+        {"id": "1", "body": "Depot", "custodian_bank": "Bank " * 20_000},
+        {"id": "1", "subject": "Depot " * 20_000},
+        {"id": "1", "body": "<div>" * 20_000},
+        {"id": "1", "body": "> " * 50_000},
+        {"id": "1", "body": "\u0300" * 50_000},
+        {"id": "1", "body": "\u202e\u2066\ufffe\uffff\U000e0001 Depot"},
+        {"id": -(2**62), "body": "Depot"},
+    ],
+)
+def test_hostile_mails_are_answered(stack, record):
+    (answer,) = stack.predict([record])
+
+    assert answer["id"] == str(record["id"])
+    assert "error" in answer or answer["decision"] in ("route", "review")
+
+
+@pytest.mark.parametrize("address", ["gateway", "transformer"])
+def test_a_client_that_sends_too_slowly_is_let_go_and_harms_no_other(slow_stack, address):
+    connections = []
+    for _ in range(20):
+        connections.append(socket.create_connection(split(getattr(slow_stack, address)), timeout=20))
+        connections[-1].sendall(head(V1, slow_stack, 1_000) + b'{"instances": ["Geheimwort')
+    began = time.monotonic()
+
+    predictions = slow_stack.predict([{"id": "quick", "body": "Wo ist meine Dividende?"}])
+    quick = time.monotonic() - began
+    answers = [read_all(connection) for connection in connections]
+    took = time.monotonic() - began
+
+    for connection in connections:
+        connection.close()
+    assert predictions[0]["id"] == "quick"
+    assert quick < 2
+    assert took < 10
+    assert {answer.split(b" ", 2)[1] for answer in answers} == {b"408"}
+    assert not any(SECRET.encode() in answer for answer in answers)
+
+
+def head(path, served, length):
+    fields = f"host: x\r\nx-api-key: {served.api_key}\r\ncontent-type: application/json\r\ncontent-length: {length}"
+    return f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+
+
+def split(address):
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    return host, int(port)
+
+
+def read_all(connection):
+    """Until the other side ends or has sent one whole JSON answer."""
+    received = b""
+    with contextlib.suppress(OSError):
+        while not received.rstrip().endswith(b"}}") and (data := connection.recv(65536)):
+            received += data
+    return received
 
 
 def test_no_text_of_a_mail_reaches_a_log(stack):
