@@ -31,7 +31,7 @@ from mailtriage.cleaning_rules.white_space import blank_line_edits, white_space_
 
 __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", "clean"]
 
-CLEANING_VERSION = "1"
+CLEANING_VERSION = "2"
 KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
 # A mail is cleaned until nothing changes. Most need one pass and one that finds nothing; a text that was made to unfold
@@ -150,10 +150,19 @@ def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool, again: b
         cut_app_footers(lines, mentions)  # looks at each line for itself
     cut_quotations(lines, mentions, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
+    cut_signatures(_above_forward(lines), mentions)
     cut_signatures(lines, mentions)
     if any(line.cut is None and _says_something(line.text) for line in lines):
         return False
     return _keep_best_block(lines)
+
+
+def _above_forward(lines: Sequence[Line]) -> Sequence[Line]:
+    """What stands above a forward that is kept: who forwards may sign there. Without a forward, nothing."""
+    for index, line in enumerate(lines):
+        if line.cut is not None and line.cut[0] == "forward_header":
+            return lines[:index]
+    return ()
 
 
 _SAYS_NOTHING = "-_=*~#>|.•· \t\x00\u00a0\u00ad\u200b"

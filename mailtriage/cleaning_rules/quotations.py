@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from mailtriage.cleaning_rules.attributions import attribution_at, has_verb, may_attribute, may_start
 from mailtriage.cleaning_rules.closings import is_closing
+from mailtriage.cleaning_rules.disclaimers import is_disclaimer
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.header_blocks import header_block_at, is_heading, next_text
-from mailtriage.cleaning_rules.mail_lines import Line
+from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
 from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, pattern
+from mailtriage.cleaning_rules.signature_lines import is_signature_line
 
 _DASHES = r"[-_=*~# ]{2,}+"
 _ORIGINAL = pattern(
@@ -180,8 +182,9 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     """
     below = next_text(lines, head.stop)
     quoted = below < len(lines) and (lines[below].quoted or lines[below].indented)
-    own = [line for line in lines[since : head.start] if line.own and not line.quoted]
-    if (head.forward or (forwarded and head.rule == "header_block")) and _is_the_request(own, enough):
+    above = [line for line in lines[since : head.start] if not line.quoted]
+    own = [line for line in above if line.own]
+    if (head.forward or (forwarded and head.rule == "header_block")) and _is_the_request(above, enough):
         _mark(lines, head.start, head.stop, ("forward_header", head.rule))
         if quoted:
             _unquote(lines, below)
@@ -201,21 +204,25 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     return len(lines)
 
 
-def _is_the_request(own: Sequence[Line], enough: int) -> bool:
+def _is_the_request(above: Sequence[Line], enough: int) -> bool:
     """Whether a forwarded message, and not what stands above it, is what the client wants to say."""
-    own = _without_signature(own)
+    own = _without_signature(above)
     words = sum(len(_WORD.findall(line.text)) for line in own)
     return words < enough or (enough == ENOUGH_OWN_WORDS and any(_POINTS_BELOW.search(line.text) for line in own))
 
 
-def _without_signature(own: Sequence[Line]) -> list[Line]:
-    """The lines above a forward that say something: a signature may well be longer than they are."""
+def _without_signature(above: Sequence[Line]) -> list[Line]:
+    """The lines above a forward that say something: signature, imprint and disclaimer may well be longer than they are."""
     said: list[Line] = []
-    for line in own:
-        if is_closing(line.text) or line.text in _DELIMITERS:
-            break
-        if not (line.container and line.container[0] == "signature") and not is_salutation(line.text):
-            said.append(line)
+    for block in paragraphs(above):
+        if is_disclaimer(block):
+            continue
+        for line in block:
+            if is_closing(line.text) or line.text in _DELIMITERS:
+                return said
+            in_signature = line.container is not None and line.container[0] == "signature"
+            if not (in_signature or is_salutation(line.text) or is_signature_line(line.text)):
+                said.append(line)
     return said
 
 
