@@ -285,10 +285,12 @@ def test_keys_and_tokens_stay_at_the_gateway() -> None:
 def test_each_client_has_a_limit_and_cannot_name_itself() -> None:
     objects = rendered({**MINIMAL, "limits": {"requestsPerSecond": 7}})
 
-    (rule,) = one(objects, "BackendTrafficPolicy")["spec"]["rateLimit"]["local"]["rules"]
-    assert rule["clientSelectors"] == [{"headers": [{"name": CLIENT, "type": "Distinct"}]}]
-    assert rule["limit"] == {"requests": 7, "unit": "Second"}
-    assert one(objects, "ClientTrafficPolicy")["spec"]["headers"]["earlyRequestHeaders"]["remove"] == [CLIENT]
+    rules = one(objects, "BackendTrafficPolicy")["spec"]["rateLimit"]["local"]["rules"]
+    named = [rule["clientSelectors"] for rule in rules]
+    assert named == [[{"headers": [{"name": name, "type": "Distinct"}]}] for name in (CLIENT, "x-token-subject")]
+    assert all(rule["limit"] == {"requests": 7, "unit": "Second"} for rule in rules)
+    early = one(objects, "ClientTrafficPolicy")["spec"]["headers"]["earlyRequestHeaders"]
+    assert early["remove"] == [CLIENT, "x-token-subject"]
     assert one(objects, "SecurityPolicy")["spec"]["apiKeyAuth"]["forwardClientIDHeader"] == CLIENT
     assert (
         "rateLimit"

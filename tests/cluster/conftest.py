@@ -2,6 +2,8 @@
 
 Without one they are skipped, with the reason. Where a skip must not happen (`MAILTRIAGE_NO_SKIPS=1`), it is a failure.
 The images are built with BUILDER (`make images`) and brought into the cluster with the command LOADER, if one is given.
+RESTARTER is a command that restarts one of the node's servers (`RESTARTER kubelet`), HOST_ADDRESS an address of this
+machine that pods reach; tests that need them are skipped where they are not set.
 The node must see this machine's folders, because the bundle and the training data lie on a hostPath volume.
 """
 
@@ -18,7 +20,7 @@ from typing import Any
 import helm_python as helm
 import httpx
 import pytest
-from installation import API_KEY, CHART, ROOT, Release, chart_values
+from installation import API_KEY, CHART, ROOT, Release, release_values
 from kube import KubectlFailed, Namespace, kubectl, wait_until
 
 import mailtriage
@@ -168,7 +170,7 @@ def helm_config(namespace: Namespace) -> Iterator[helm.Config]:
 def release(
     namespace: Namespace, helm_config: helm.Config, serving_image: str, shared_folder: Path, bundle_path: Path
 ) -> Iterator[Release]:
-    """The chart, installed with a real bundle on a volume; both deployments are ready."""
+    """The chart, installed with a real bundle on a volume, two pods of each server, keys and tokens; all are ready."""
     shutil.copytree(bundle_path, shared_folder / "bundles" / "current")
     subprocess.run(["chmod", "-R", "a+rX", str(shared_folder)], check=True)
     namespace.apply(
@@ -179,7 +181,7 @@ def release(
             "stringData": {"crm": API_KEY},
         }
     )
-    helm_config.install(CHART, "mailtriage", chart_values(serving_image, "current"))
+    helm_config.install(CHART, "mailtriage", release_values(serving_image, "current"))
     # The InferenceService is Ready before its pods are.
     namespace.wait_for_deployments("mailtriage-predictor", "mailtriage-transformer")
     address = wait_until("the Gateway has an address", lambda: gateway_address(namespace), 120, namespace.report)

@@ -1,16 +1,22 @@
 """The chart as the tests installed it."""
 
+import json
 import secrets
+import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
 from kube import Namespace
 
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "charts" / "mailtriage"
 API_KEY = secrets.token_hex(16)
+ISSUER = "https://login.example.com"
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,38 @@ class Release:
         return {"x-api-key": API_KEY}
 
 
-def chart_values(image: str, folder: str) -> dict[str, Any]:
+@cache
+def issuer_key() -> rsa.RSAPrivateKey:
+    """What the token issuer of these tests signs with."""
+    return rsa.generate_private_key(65537, 2048)
+
+
+def token(**claims: Any) -> dict[str, str]:
+    """A header with a token of the issuer, for client `archive` unless the claims say otherwise."""
+    given = {"iss": ISSUER, "aud": "mailtriage", "sub": "archive", "exp": int(time.time()) + 600} | claims
+    return {"authorization": "Bearer " + jwt.encode(given, issuer_key(), "RS256", headers={"kid": "tests"})}
+
+
+def issuer_values() -> dict[str, Any]:
+    """The chart's values for tokens of these tests' issuer."""
+    key = jwt.algorithms.RSAAlgorithm.to_jwk(issuer_key().public_key(), as_dict=True)
+    keys = {"keys": [{**key, "kid": "tests", "alg": "RS256", "use": "sig"}]}
+    return {"issuer": ISSUER, "audiences": ["mailtriage"], "jwks": json.dumps(keys)}
+
+
+def chart_values(image: str, folder: str, replicas: int = 1) -> dict[str, Any]:
     """Values for a small cluster and the bundle in this folder of the shared volume."""
     repository, tag = image.rsplit(":", 1)
     small = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
     return {
         "image": {"repository": repository, "tag": tag},
         "bundle": {"storageUri": f"pvc://mailtriage-shared/bundles/{folder}"},
-        "predictor": {"resources": small},
-        "transformer": {"resources": small},
+        "predictor": {"replicas": replicas, "resources": small},
+        "transformer": {"replicas": replicas, "resources": small},
         "test": {"client": "crm"},
     }
+
+
+def release_values(image: str, folder: str) -> dict[str, Any]:
+    """Values of the release that most tests share."""
+    return {**chart_values(image, folder, replicas=2), "jwt": issuer_values()}

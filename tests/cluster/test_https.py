@@ -1,6 +1,6 @@
 """With `gateway.tlsSecretName` the Gateway speaks HTTPS for its host name, and nothing else."""
 
-import datetime
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -11,15 +11,12 @@ from pathlib import Path
 import helm_python as helm
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import HOST, certificate
 from installation import API_KEY, CHART, chart_values
 from kube import Namespace, wait_until
 
-HOST = "mailtriage.example.com"
 READY = "/v2/health/ready"
+OTHER_KEY = secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -36,28 +33,6 @@ class Site:
             return client.get(f"https://{self.address}{path}", headers=headers, extensions={"sni_hostname": HOST})
 
 
-def certificate() -> tuple[str, str]:
-    """A self-signed certificate for HOST and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return built.public_bytes(pem).decode(), private.decode()
-
-
 @pytest.fixture(scope="module")
 def site(
     namespace: Namespace, helm_config: helm.Config, serving_image: str, shared_folder: Path, bundle_path: Path
@@ -66,12 +41,13 @@ def site(
     subprocess.run(["chmod", "-R", "a+rX", str(shared_folder / "bundles")], check=True)
     public, private = certificate()
     tls = {"metadata": {"name": "mailtriage-tls"}, "stringData": {"tls.crt": public, "tls.key": private}}
-    keys = {"metadata": {"name": "https-keys"}, "stringData": {"crm": API_KEY}}
+    keys = {"metadata": {"name": "https-keys"}, "stringData": {"crm": API_KEY, "archive": OTHER_KEY}}
     namespace.apply({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls"} | tls)
     namespace.apply({"apiVersion": "v1", "kind": "Secret"} | keys)
     values = chart_values(serving_image, "https") | {
         "gateway": {"hostname": HOST, "port": 443, "tlsSecretName": "mailtriage-tls"},
         "apiKeys": {"secretName": "https-keys"},
+        "limits": {"requestsPerSecond": 5},
     }
     helm_config.install(CHART, "https", values)
     namespace.wait_for_deployments("https-predictor", "https-transformer")
@@ -106,6 +82,24 @@ def test_another_host_name_gets_no_certificate(site: Site) -> None:
 def test_there_is_no_way_around_tls(site: Site) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://{site.address}:80{READY}", headers={"x-api-key": API_KEY}, timeout=5)
+
+
+def test_a_client_that_asks_too_often_is_429_and_others_are_not(site: Site) -> None:
+    with httpx.Client(verify=site.trust, timeout=30) as client:
+
+        def ask(key: str) -> httpx.Response:
+            headers = {"host": HOST, "x-api-key": key}
+            return client.get(f"https://{site.address}{READY}", headers=headers, extensions={"sni_hostname": HOST})
+
+        answers = [ask(API_KEY) for _ in range(40)]
+        other = ask(OTHER_KEY)
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert refused[0].json()["error"]["code"] == "rate_limited"
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].headers["x-ratelimit-remaining"] == "0"
+    assert other.status_code == 200
 
 
 def test_helm_test_goes_through_tls(site: Site, helm_config: helm.Config) -> None:

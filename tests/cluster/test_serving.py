@@ -9,7 +9,8 @@ from typing import Any
 import helm_python as helm
 import httpx
 import pytest
-from installation import API_KEY, Release
+from installation import API_KEY, Release, token
+from kube import kubectl
 
 PREDICT = "/v1/models/mailtriage:predict"
 INFER = "/v2/models/mailtriage/infer"
@@ -159,10 +160,71 @@ def test_bad_requests_keep_their_status_through_the_gateway(
     assert answer.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("claims", "status", "code"),
+    [
+        ({}, 200, ""),
+        ({"exp": 1}, 401, "unauthorized"),
+        ({"iss": "https://elsewhere.example.com"}, 401, "unauthorized"),
+        ({"aud": "billing"}, 403, "forbidden"),
+    ],
+)
+def test_a_token_of_the_issuer_opens_in_the_place_of_a_key(
+    release: Release, claims: dict[str, Any], status: int, code: str
+) -> None:
+    answer = release.gateway.post(PREDICT, json={"instances": MAILS}, headers=token(**claims))
+
+    assert answer.status_code == status
+    assert not code or answer.json()["error"]["code"] == code
+
+
+def test_a_wrong_token_is_not_made_up_for_by_a_key(release: Release) -> None:
+    headers = token(exp=1) | release.key
+
+    assert release.gateway.post(PREDICT, json={"instances": MAILS}, headers=headers).status_code == 401
+
+
+def test_servers_know_clients_by_key_or_token_and_not_by_what_they_call_themselves(release: Release) -> None:
+    given = {"crm": release.key, "archive": token()}
+    for client, headers in given.items():
+        named = headers | {"x-client-id": "forged", "x-request-id": f"client-is-{client}"}
+        assert release.gateway.post(PREDICT, json={"instances": MAILS[:1]}, headers=named).status_code == 200
+
+    logs = release.namespace.kubectl("logs", "--selector=app=isvc.mailtriage-transformer", "--tail=-1")
+    lines = [json.loads(line) for line in logs.splitlines() if "client-is-" in line]
+    assert {(line["request_id"], line["client"]) for line in lines} == {
+        (f"client-is-{client}", client) for client in given
+    }
+    assert "forged" not in logs
+
+
+def test_refusals_of_the_gateway_have_the_shape_of_all_others(release: Release) -> None:
+    nobody = release.gateway.post(PREDICT, json={"instances": MAILS})
+    large = send(release, [{"id": "big", "subject": "", "body": "x" * (8 * 2**20 + 1)}])
+
+    assert nobody.json()["error"]["code"] == "unauthorized"
+    assert large.json()["error"] == {
+        "code": "body_too_large",
+        "message": "a request may have 8388608 bytes; send the mails in several requests",
+        "limit": 8388608,
+    }
+
+
+def test_a_service_monitor_would_find_both_services_and_their_metrics(release: Release) -> None:
+    selector = "app.kubernetes.io/name=mailtriage,app.kubernetes.io/instance=mailtriage"
+    found = {service["metadata"]["name"] for service in release.namespace.list("services", selector)}
+    assert {"mailtriage-predictor", "mailtriage-transformer"} <= found
+
+    for component in ("predictor", "transformer"):
+        pod = release.namespace.list("pods", f"app=isvc.mailtriage-{component}")[0]["metadata"]["name"]
+        path = f"/api/v1/namespaces/{release.namespace.name}/pods/{pod}:8080/proxy/metrics"
+        assert "\nmailtriage_bundle{" in kubectl("get", "--raw", path)
+
+
 def test_predictor_has_no_route_from_outside(release: Release) -> None:
     routes = release.namespace.list("httproutes")
 
-    assert [route["metadata"]["name"] for route in routes] == ["mailtriage-api"]
+    assert {route["metadata"]["name"] for route in routes} == {"mailtriage-api", "mailtriage-api-token"}
     backends = {ref["name"] for route in routes for rule in route["spec"]["rules"] for ref in rule["backendRefs"]}
     assert backends == {"mailtriage-transformer"}
     assert release.namespace.list("ingresses") == []
@@ -178,8 +240,10 @@ def test_route_and_policies_are_accepted(release: Release) -> None:
         >= {"Accepted": "True", "ResolvedRefs": "True"}.items()
     )
     assert namespace.conditions("gateway", "mailtriage").items() >= {"Accepted": "True", "Programmed": "True"}.items()
-    assert namespace.conditions("securitypolicy", "mailtriage")["Accepted"] == "True"
-    assert namespace.conditions("backendtrafficpolicy", "mailtriage")["Accepted"] == "True"
+    for policy in ("securitypolicy", "backendtrafficpolicy", "clienttrafficpolicy"):
+        assert namespace.conditions(policy, "mailtriage")["Accepted"] == "True"
+    assert namespace.conditions("securitypolicy", "mailtriage-token")["Accepted"] == "True"
+    assert namespace.conditions("httproute", "mailtriage-api-token")["Accepted"] == "True"
 
 
 def test_kserve_keeps_what_the_chart_says_about_the_pods(release: Release) -> None:
@@ -194,7 +258,7 @@ def test_kserve_keeps_what_the_chart_says_about_the_pods(release: Release) -> No
         assert container["resources"]["requests"]["cpu"] == "100m"
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == 5
         assert spec["automountServiceAccountToken"] is False
-        assert deployment["spec"]["replicas"] == 1
+        assert deployment["spec"]["replicas"] == 2
         assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
@@ -209,7 +273,7 @@ def test_policies_and_budgets_select_the_pods_that_kserve_makes(release: Release
         labels = release.namespace.get(kind, name)["spec"][selector]["matchLabels"]
         pods = release.namespace.list("pods", ",".join(f"{key}={value}" for key, value in labels.items()))
         component = name.removeprefix("mailtriage-")
-        assert [pod["metadata"]["labels"]["component"] for pod in pods] == [component]
+        assert [pod["metadata"]["labels"]["component"] for pod in pods] == [component] * 2
 
 
 def test_network_policy_names_the_labels_that_the_gateways_proxies_have(release: Release) -> None:
@@ -249,7 +313,7 @@ def test_logs_hold_no_text_of_a_mail(release: Release) -> None:
     send(release, [{"id": "private", "subject": "Geheimnisvoll", "body": "Mein Zugangswort lautet Quastenflosser."}])
 
     for component in ("predictor", "transformer"):
-        logs = release.namespace.kubectl("logs", f"deployment/mailtriage-{component}")
+        logs = release.namespace.kubectl("logs", f"--selector=app=isvc.mailtriage-{component}", "--tail=-1")
         assert logs
         assert "Quastenflosser" not in logs
         assert "Geheimnisvoll" not in logs

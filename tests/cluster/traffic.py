@@ -1,4 +1,4 @@
-"""Steady requests from several clients, counted by what became of them."""
+"""Steady requests from several clients, counted by what became of each."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from types import TracebackType
 
 import httpx
 
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.3  # two clients: about five requests a second
+NOT_ACCEPTED, LOST = "not accepted", "lost"
 
 
 class Traffic:
-    """Sends one mail after the other while the `with` block runs; `outcomes` counts statuses and lost requests."""
+    """Sends one mail after the other while the `with` block runs.
 
-    def __init__(self, url: str, headers: dict[str, str], clients: int = 3) -> None:
+    `outcomes` counts statuses, connections that were not accepted, which a client can try again, and requests that were
+    accepted and lost.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str], clients: int = 2) -> None:
         self.outcomes: Counter[str] = Counter()
         self._url, self._headers = url, headers
         self._stop = threading.Event()
@@ -39,7 +44,19 @@ class Traffic:
             while not self._stop.is_set():
                 try:
                     answer = client.post(self._url, json={"instances": [mail]}, headers=self._headers)
-                    self.outcomes[str(answer.status_code)] += 1
-                except httpx.TransportError as error:
-                    self.outcomes[type(error).__name__] += 1
+                    self.outcomes[_outcome(answer)] += 1
+                except (httpx.ConnectError, httpx.ConnectTimeout):
+                    self.outcomes[NOT_ACCEPTED] += 1
+                except httpx.TransportError:
+                    self.outcomes[LOST] += 1
                 time.sleep(PAUSE_SECONDS)
+
+
+def _outcome(answer: httpx.Response) -> str:
+    """The status, and of a refusal its code: who reads a failed test wants to know which."""
+    if answer.status_code == 200:
+        return "200"
+    try:
+        return f"{answer.status_code} {answer.json()['error']['code']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.text[:80]}"

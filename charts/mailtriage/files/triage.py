@@ -6,10 +6,11 @@ import os
 import socket
 import ssl
 import sys
+import time
 from pathlib import Path
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SECONDS = 30
+SECONDS, PATIENCE = 30, 60
 MAIL = {"id": "helm-test", "subject": "Depotübertrag", "body": "Guten Tag,\nbitte übertragen Sie mein Depot.\nDanke"}
 
 
@@ -44,12 +45,28 @@ def connect(address: str, port: int, host: str, tls: bool) -> http.client.HTTPCo
 
 
 def post(key: str | None) -> tuple[int, bytes]:
-    """Status and body of a request for one mail."""
+    """Status and body of a request for one mail; waits for a Gateway that is only just being made."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return post_once(key)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"Gateway {os.environ['GATEWAY']} cannot be reached; see `kubectl describe gateway`: {error}")
+            time.sleep(2)
+
+
+def post_once(key: str | None) -> tuple[int, bytes]:
+    """As `post`, once.
+
+    Raises:
+        OSError: there is no address, or nobody answers there.
+    """
     found = gateway()
     listener = found["spec"]["listeners"][0]
     addresses = found.get("status", {}).get("addresses", [])
     if not addresses:
-        sys.exit(f"Gateway {os.environ['GATEWAY']} has no address yet; see `kubectl describe gateway`")
+        raise OSError("it has no address yet")
     address, host = addresses[0]["value"], os.environ["PUBLIC_HOST"]
     connection = connect(address, listener["port"], host, tls=listener["protocol"] == "HTTPS")
     headers = {"Content-Type": "application/json", "Host": host or address}

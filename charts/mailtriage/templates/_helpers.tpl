@@ -84,6 +84,10 @@ name: {{ include "mailtriage.name" . }}
     - type: RequestHeaderModifier
       requestHeaderModifier:
         remove: [authorization, {{ $.Values.apiKeys.header }}]
+        {{- if $headers }}
+        set:
+          - {name: x-client-id, value: "%REQ(x-token-subject)%"}
+        {{- end }}
   timeouts:
     # A little more than the transformer's own limit, so that its answer says what took so long.
     request: {{ ternary (add (int $.Values.limits.requestTimeoutSeconds) 5) 5 (eq $name "predict") }}s
