@@ -10,7 +10,7 @@ export UV_LINK_MODE ?= hardlink
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint test-cluster images lock clean
+.PHONY: help demo test lint test-cluster images images-push lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
@@ -30,6 +30,10 @@ test-cluster: $(VENV)/.test ## use the chart and the manifests on the cluster th
 images: ## build the container images (BUILDER=docker, buildah or a path; STAGES=serving builds one)
 	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:$(VERSION) .; done
 
+images-push: ## tag the images and push them to your registry (REGISTRY=registry.example.com/mailtriage BUILDER=... STAGES=...)
+	@test -n "$(REGISTRY)" || { echo "name the registry: make images-push REGISTRY=registry.example.com/mailtriage"; exit 1; }
+	@for stage in $(STAGES); do $(BUILDER) tag docker.io/mailtriage/$$stage:$(VERSION) $(REGISTRY)/$$stage:$(VERSION) && $(BUILDER) push $(REGISTRY)/$$stage:$(VERSION); done
+
 lock: $(VENV)/bin/uv ## resolve the dependencies again, after a change in pyproject.toml
 	@requirements/lock
 
@@ -43,9 +47,9 @@ $(VENV)/bin/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 
-$(VENV)/.demo: $(VENV)/bin/uv requirements/serve.txt requirements/train.txt requirements/pipelines.txt
+$(VENV)/.demo: $(VENV)/bin/uv requirements/serve.txt requirements/train.txt requirements/pipelines.txt requirements/gateway.txt
 	@echo "installing what the demo needs ..."
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/serve.txt -r requirements/train.txt -r requirements/pipelines.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/serve.txt -r requirements/train.txt -r requirements/pipelines.txt -r requirements/gateway.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
