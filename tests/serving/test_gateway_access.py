@@ -33,7 +33,7 @@ from serving.gateway_files import (
     followed_keys,
     followed_tokens,
 )
-from serving.supervisor import free_port
+from serving.supervisor import answers, free_port
 
 V1 = "/v1/models/mailtriage:predict"
 ISSUER, AUDIENCE = "https://login.example.com", "mailtriage"
@@ -280,14 +280,14 @@ def test_a_client_that_asks_too_often_is_429_and_others_are_not(tmp_path: Path, 
     door = open_door(tmp_path, upstream, rate_limit=RATE)
     archive = {"x-api-key": "archive-0123456789abcdef"}
     try:
-        answers = [door.post(CRM | {"x-client-id": f"forged-{number}"}) for number in range(4 * RATE)]
+        given = [door.post(CRM | {"x-client-id": f"forged-{number}"}) for number in range(4 * RATE)]
         other = door.post(archive)
     finally:
         door.process.terminate()
         door.process.wait(10)
 
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = [answer for answer in given if answer.status_code == 429]
+    assert {answer.status_code for answer in given} == {200, 429}
     assert refused[0].json()["error"]["code"] == "rate_limited"
     assert refused[0].headers["retry-after"] == "1"
     assert refused[0].headers["x-ratelimit-remaining"] == "0"
@@ -305,6 +305,7 @@ def test_https_only_with_a_certificate_that_changes_while_it_runs(tmp_path: Path
         trusted = ssl.create_default_context(cafile=files.certificate)
         trusted.check_hostname = False
         assert door.post(CRM, verify=trusted).status_code == 200
+        assert answers(f"{door.url}/v2/health/ready", CRM["x-api-key"])  # how the supervisor asks
         with pytest.raises(httpx.TransportError):
             httpx.get(door.url.replace("https", "http"), trust_env=False)
 
