@@ -212,7 +212,7 @@ def _is_the_request(above: Sequence[Line], enough: int) -> bool:
 
 
 def _without_signature(above: Sequence[Line]) -> list[Line]:
-    """The lines above a forward that say something: signature, imprint and disclaimer may well be longer than they are."""
+    """The lines above a forward that say something: signature, imprint and disclaimer may be longer than they are."""
     said: list[Line] = []
     for block in paragraphs(above):
         if is_disclaimer(block):

@@ -14,7 +14,8 @@ _CONTACT = pattern(
     r"\s?[.:/|]{1,3}\s?(?=\S{3})[^?!]{0,80}$",
     # Tel 089 123456      Mobil +49 170 1234567      T 030 / 231 25625      M max@example.org
     rf"[tmfe] {_ADDRESS_OR_SITE}$",
-    r"[*_|• ]{0,3}(?:tel|telefon|fon|fax|mobil|handy|phone|mobile|[tmf](?= [+(0]))\b\.?\s?[+(\d][\d\s()/.+-]{5,25}.{0,30}$",
+    r"[*_|• ]{0,3}(?:tel|telefon|fon|fax|mobil|handy|phone|mobile|[tmf](?= [+(0]))\b\.?\s?"
+    r"[+(\d][\d\s()/.+-]{5,25}.{0,30}$",
     # max@example.org      <max@example.org><mailto:max@example.org>
     rf"{_ADDRESS_OR_SITE}$",
     # www.example.org      https://example.org      muster-gmbh.de
