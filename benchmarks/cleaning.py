@@ -3,7 +3,8 @@
     uv venv /tmp/peers
     uv pip install --python /tmp/peers/bin/python mail-parser-reply quotequail unquotemail email-reply-parser \\
         email-reply-extractor talon-main regex setuptools
-    /tmp/peers/bin/python benchmarks/cleaning.py [--pairs PAIRS.jsonl.gz] [--bulk MAILS] [--json FILE]
+    /tmp/peers/bin/python benchmarks/cleaning.py [--pairs PAIRS.jsonl.gz] [--posts POSTS.jsonl.gz] [--json FILE]
+    .venv/bin/python benchmarks/cleaning.py --bulk MAILS
 
 Runs on our own fixtures, and on `--pairs` (rows with `id`, `kind`, `raw` and `expected`) where that file is given.
 Cleaning itself needs the standard library only, so a venv that holds nothing but the peers will do; a peer that is not
@@ -12,8 +13,9 @@ them. `talon-main` is the release of talon that installs today.
 
 Columns: mails that match exactly after white-space normalisation; the share of the client's words that was lost; the
 share of the words left that are not the client's; mails emptied that should not be; milliseconds a mail (best of three
-runs, one core); and the mail that came out worst. `--bulk` also cleans a file of so many mails, made by repeating our
-fixtures, with one process and with all cores.
+runs, one core); and the mail that came out worst. `--posts` times every cleaner in one
+cold pass over rows with `text`. `--bulk` cleans a file of so many mails, made by repeating our fixtures, with one process,
+on all cores, and, where ray is installed, in the pipeline's step and on Ray Data, and prints the peak of memory.
 """
 
 from __future__ import annotations
@@ -21,21 +23,23 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import logging
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mailtriage.bulk_cleaning import clean_file  # noqa: E402
 from mailtriage.cleaning import clean  # noqa: E402
 from mailtriage.cleaning_rules.html_text import is_html, visible_text  # noqa: E402
 from mailtriage.mime import read_message  # noqa: E402
@@ -260,22 +264,63 @@ def timed(cleaner: Cleaner, mails: list[Mail]) -> float:
     return 1000 * (time.process_time() - start)
 
 
-def bulk(count: int) -> dict[str, float]:
-    """Mails a second for a file of `count` mails, reading and writing included, by number of processes."""
-    mails = list(fixtures())
-    rates = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "mails.jsonl")
-        with path.open("w", encoding="utf-8") as file:
-            for number in range(count):
-                mail = mails[number % len(mails)]
-                record = {"id": f"{mail.id}-{number}", "subject": mail.subject, "body": mail.body}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        for processes in sorted({1, os.cpu_count() or 1}):
+# Each way of bulk cleaning runs in a process of its own, so that its peak of memory is its own.
+_BULK = """
+import json, logging, os, resource, sys, time, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+way, source, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+start = time.perf_counter()
+if __name__ == "__main__":
+    if way.startswith("file"):
+        from mailtriage.bulk_cleaning import clean_file
+        clean_file(source, output, processes=1 if way == "file, 1 process" else None)
+    else:
+        from mailtriage.ingestion import clean_mails
+        if way == "step, Ray Data":
+            import ray
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
             start = time.perf_counter()
-            clean_file(path, Path(folder, "clean.jsonl"), processes=processes)
-            rates[str(processes)] = count / (time.perf_counter() - start)
-    return rates
+        clean_mails(source, (), output, ray_address="local" if way == "step, Ray Data" else "")
+    seconds = time.perf_counter() - start
+    mebibytes = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps([seconds, *mebibytes]))
+"""
+
+
+def bulk(count: int) -> dict[str, dict[str, float]]:
+    """Mails a second and peak memory for a file of `count` mails, reading and writing included, by way of cleaning."""
+    ways = ["file, 1 process", "file, all cores"]
+    if find_spec("yaml") and find_spec("ray"):
+        ways += ["step, all cores", "step, Ray Data"]
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "mails.jsonl"), Path(folder, "bulk.py")
+        program.write_text(_BULK, encoding="utf-8")
+        _write_bulk(source, count)
+        for way in ways:
+            command = [sys.executable, str(program), way, str(source), str(Path(folder, "out.jsonl"))]
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            seconds, own, child = json.loads(done.stdout.splitlines()[-1])
+            results[way] = {"mails_a_second": count / seconds, "peak_mib": own, "largest_child_mib": child}
+    return results
+
+
+def _write_bulk(path: Path, count: int) -> None:
+    mails = list(fixtures())
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            mail = mails[number % len(mails)]
+            record = {"id": f"{mail.id}-{number}", "subject": mail.subject, "body": mail.body}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def posts(path: Path) -> dict[str, float]:
+    """Milliseconds a mail by cleaner, in one pass over texts that no cleaner has seen: nothing is warm, no answer known."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        mails = [Mail(str(row), json.loads(line)["text"], "", "") for row, line in enumerate(file)]
+    return {name: timed(cleaner, mails) / len(mails) for name, cleaner in cleaners() if cleaner is not None}
 
 
 def show(title: str, scores: list[Score]) -> None:
@@ -290,10 +335,30 @@ def show(title: str, scores: list[Score]) -> None:
         )
 
 
+def show_posts(milliseconds: dict[str, float]) -> None:
+    """Print the table of `posts`."""
+    print("\nMails never seen before, one pass\n")
+    print("| cleaner | ms a mail | times ours |")
+    print("|---|---|---|")
+    for name, value in milliseconds.items():
+        print(f"| {name} | {value:.3f} | {value / milliseconds['mailtriage']:.1f} |")
+
+
+def show_bulk(count: int, results: dict[str, dict[str, float]]) -> None:
+    """Print the table of `bulk`."""
+    print(f"\nA file of {count:,} mails, {os.cpu_count()} cores\n")
+    print("| way | mails a second | peak MiB of the parent | of its largest process |")
+    print("|---|---|---|---|")
+    for way, row in results.items():
+        print(f"| {way} | {row['mails_a_second']:,.0f} | {row['peak_mib']:.0f} | {row['largest_child_mib']:.0f} |")
+
+
 def main() -> None:
+    logging.disable(logging.CRITICAL)  # peers log what they cannot read
     parser = argparse.ArgumentParser(description="Compare cleaning with its peers.")
     parser.add_argument("--pairs", type=Path, help="a file of pairs, .jsonl.gz")
     parser.add_argument("--bulk", type=int, metavar="MAILS", help="also clean a file of so many mails")
+    parser.add_argument("--posts", type=Path, help="time every cleaner on these rows with `text`, .jsonl.gz")
     parser.add_argument("--json", type=Path, help="write the scores here")
     arguments = parser.parse_args()
     sets: dict[str, list[Mail]] = {"our fixtures": list(fixtures())}
@@ -316,11 +381,12 @@ def main() -> None:
         print("\nPairs whose expectation is not what our contract wants:\n")
         for identifier, reason in CONTRADICTIONS.items():
             print(f"- `{identifier}` {reason}")
+    if arguments.posts is not None:
+        results["posts"] = posts(arguments.posts)
+        show_posts(results["posts"])
     if arguments.bulk:
         results["bulk"] = bulk(arguments.bulk)
-        print(f"\nA file of {arguments.bulk} mails:\n")
-        for processes, rate in results["bulk"].items():
-            print(f"- {processes} process(es): {rate:,.0f} mails a second")
+        show_bulk(arguments.bulk, results["bulk"])
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
