@@ -80,13 +80,14 @@ def test_a_bundle_comes_from_s3_and_uninstall_leaves_what_the_user_made(
     with helm.Config(kubeconfig_path=os.environ["KUBECONFIG"], namespace=own_namespace.name) as config:
         config.install(CHART, "stored", values)
         own_namespace.wait_for_deployments("stored-predictor", "stored-transformer")
-        initializer = own_namespace.kubectl(
-            "logs", "deployment/stored-predictor", "--container=storage-initializer", "--tail=-1"
-        )
+        (pod,) = own_namespace.list("pods", "app=isvc.stored-predictor")
         said = config.test("stored", timeout=120, logs=True)["logs"]
         config.uninstall("stored")
 
-    assert f"s3://{BUCKET}/mailtriage/3" in initializer
+    (initializer,) = pod["spec"]["initContainers"]
+    (fetched,) = pod["status"]["initContainerStatuses"]
+    assert f"s3://{BUCKET}/mailtriage/3" in initializer["args"]
+    assert fetched["state"]["terminated"]["exitCode"] == 0
     assert "with a key:" in said
     wait_until(
         "nothing is left", lambda: objects_in(own_namespace) <= before, 90, lambda: str(objects_in(own_namespace))

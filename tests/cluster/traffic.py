@@ -37,6 +37,7 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        print(f"requests: {self.outcomes.total()} sent; {dict(self.outcomes)}")  # shown by pytest -rP
 
     def _send(self) -> None:
         mail = {"id": "m-1", "subject": "Depot", "body": "Bitte übertragen Sie mein Depot."}
