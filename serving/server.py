@@ -116,11 +116,14 @@ class _RestServer(RESTServer):
 
     def _add_exception_handlers(self, app: FastAPI) -> None:
         """KServe's handlers log and return what exceptions say; ours say only what is written in this project."""
-        app.add_exception_handler(Refused, _answer_refused)
-        app.add_exception_handler(RequestValidationError, _answer_invalid)
-        app.add_exception_handler(HTTPException, _answer_http)
-        for error, refused in _REFUSALS.items():
-            app.add_exception_handler(error, _answer_with(refused))
+        handlers: dict[type[Exception], Any] = {
+            Refused: _answer_refused,
+            RequestValidationError: _answer_invalid,
+            HTTPException: _answer_http,
+        }
+        handlers |= {error: _answer_with(refused) for error, refused in _REFUSALS.items()}
+        for error, handler in handlers.items():
+            app.add_exception_handler(error, handler)
 
 
 class _GrpcServer(GRPCServer):
@@ -149,7 +152,7 @@ class _GrpcServer(GRPCServer):
             ThreadPoolExecutor(max_workers=max_workers), interceptors=(ExceptionToStatusInterceptor(),), options=options
         )
 
-        class Servicer(InferenceServicer):  # type: ignore[misc]
+        class Servicer(InferenceServicer):
             """Without the routes that load and unload models, and within the caller's trace."""
 
             async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -71,9 +71,10 @@ def read_numbers(tensor: InferInput, datatype: str) -> np.ndarray[Any, Any]:
     if any(size < 0 for size in tensor.shape):
         raise misfit
     try:
-        return tensor.as_numpy()
+        values: np.ndarray[Any, Any] = tensor.as_numpy()
     except (ValueError, TypeError, OverflowError):
         raise misfit from None
+    return values
 
 
 def read_texts(tensor: InferInput) -> list[Any]:

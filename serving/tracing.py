@@ -69,8 +69,9 @@ def server_span(name: str, headers: Mapping[str, str], **attributes: Any) -> Ite
     context = TraceContextTextMapPropagator().extract(headers)
     tracer = _provider.get_tracer("mailtriage")
     # The message of an exception may quote a request, so neither event nor status takes it.
-    quiet = {"record_exception": False, "set_status_on_exception": False}
-    with tracer.start_as_current_span(name, context, SpanKind.SERVER, attributes, **quiet):
+    with tracer.start_as_current_span(
+        name, context, SpanKind.SERVER, attributes, record_exception=False, set_status_on_exception=False
+    ):
         yield
 
 

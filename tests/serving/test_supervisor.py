@@ -65,9 +65,17 @@ def test_a_killed_front_process_comes_back(hurt_stack, name):
     assert stack.part(name).pid != killed.pid
 
 
-def test_under_load_each_accepted_request_gets_its_own_answer_or_an_honest_refusal(hurt_stack):
+def test_under_load_each_request_gets_its_own_answer_or_can_be_sent_again(hurt_stack):
+    """Each process is killed in turn; the service is back within 5 s of the process."""
     stack = hurt_stack
-    outcomes: list[tuple[str, int, list[str]]] = []
+    mails = [
+        MAIL | {"id": "0"},
+        {"id": "1", "body": "Wo ist meine Dividende?"},
+        {"id": "2", "body": "Passwort vergessen"},
+    ]
+    expected = [prediction["labels"] for prediction in stack.predict(mails)]
+    outcomes: list[tuple[int, str]] = []
+    wrong: list[str] = []
     stop = threading.Event()
 
     def ask(worker: int) -> None:
@@ -75,31 +83,62 @@ def test_under_load_each_accepted_request_gets_its_own_answer_or_an_honest_refus
         with stack.client() as client:
             while not stop.is_set():
                 number += 1
-                ids = [f"{worker}-{number}-{part}" for part in range(3)]
-                mails = [MAIL | {"id": mail_id} for mail_id in ids]
-                answer = client.post(V1, json={"instances": mails})
-                found = [mail["id"] for mail in answer.json().get("predictions", [])]
-                outcomes.append((answer.text, answer.status_code, ids if found == ids else found))
-                assert answer.status_code == 503 or found == ids
+                kind = (worker + number) % 3
+                wanted = f"{worker}-{number}"
+                try:
+                    answer = client.post(V1, json={"instances": [mails[kind] | {"id": wanted}]})
+                except httpx.TransportError:  # the gateway itself is gone: the client sends it again
+                    outcomes.append((0, ""))
+                    time.sleep(0.05)
+                    continue
+                outcomes.append((answer.status_code, answer.text))
+                if answer.status_code == 200:
+                    (found,) = answer.json()["predictions"]
+                    if found["id"] != wanted or not alike(found["labels"], expected[kind]):
+                        wrong.append(answer.text)
 
     workers = [threading.Thread(target=ask, args=(worker,)) for worker in range(6)]
     for worker in workers:
         worker.start()
-    for name in ("predictor", "transformer"):
-        time.sleep(1)
-        stack.part(name).kill()
-        time.sleep(1)
-        stack.wait_until_ready()
+    delays = {name: seconds_until_back(stack, name) for name in ("predictor", "transformer", "gateway")}
     time.sleep(0.5)
     stop.set()
     for worker in workers:
         worker.join(60)
 
-    statuses = {status for _, status, _ in outcomes}
-    assert 200 in statuses
-    assert statuses <= {200, 503}
-    for text, status, _ in outcomes:
-        assert status == 200 or json.loads(text)["error"]["code"]
+    assert not wrong
+    assert {status for status, _ in outcomes} <= {0, 200, 503}
+    assert sum(status == 200 for status, _ in outcomes) > 50
+    assert all(json.loads(text)["error"]["code"] for status, text in outcomes if status == 503)
+    assert max(delays.values()) < 5, delays
+
+
+def alike(labels, expected):
+    """The same mail's confidences, but for what its neighbours in an int8 pass change."""
+    return all(abs(labels[task]["confidence"] - expected[task]["confidence"]) < 0.1 for task in expected)
+
+
+def seconds_until_back(stack, name):
+    """Kill a process under load; seconds from its own readiness to the next answer through the gateway."""
+    time.sleep(1)
+    killed = stack.part(name)
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    own = stack.gateway if name == "gateway" else getattr(stack, name)
+    with stack.client() as client:
+        until = time.monotonic() + 120
+        back = None
+        while time.monotonic() < until:
+            try:
+                path = "/v2/health/live" if name == "gateway" else "/v2/health/ready"
+                if back is None and client.get(own + path, timeout=2).status_code == 200:
+                    back = time.monotonic()
+                if back and client.post(V1, json={"instances": [MAIL]}, timeout=5).status_code == 200:
+                    return time.monotonic() - back
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+    raise AssertionError(f"the {name} did not come back")
 
 
 def test_sigterm_stops_everything(own_stack):
