@@ -57,7 +57,6 @@ def test_each_client_has_a_key_and_its_name_reaches_the_logs_not_its_key(stack):
         ("GET", "/v1/models"),
         ("GET", "/v2"),
         ("POST", "/v1/models/other:predict"),
-        ("POST", "/v1/models/mailtriage:explain"),
         ("POST", V1 + "/"),
         ("POST", "/v1//models/mailtriage:predict"),
         ("POST", "/v2/models/mailtriage/versions/3/infer"),
