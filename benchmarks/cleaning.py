@@ -13,9 +13,9 @@ them. `talon-main` is the release of talon that installs today.
 
 Columns: mails that match exactly after white-space normalisation; the share of the client's words that was lost; the
 share of the words left that are not the client's; mails emptied that should not be; milliseconds a mail (best of three
-runs, one core); and the mail that came out worst. `--posts` times every cleaner in one
-cold pass over rows with `text`. `--bulk` cleans a file of so many mails, made by repeating our fixtures, with one process,
-on all cores, and, where ray is installed, in the pipeline's step and on Ray Data, and prints the peak of memory.
+runs, one core); and the mail that came out worst. `--posts` times every cleaner in one cold pass over rows with `text`.
+`--bulk` cleans a file of so many mails, made by repeating our fixtures, with one process, on all cores, and, where ray
+is installed, in the pipeline's step and on Ray Data, and prints the peak of memory.
 """
 
 from __future__ import annotations
@@ -317,7 +317,7 @@ def _write_bulk(path: Path, count: int) -> None:
 
 
 def posts(path: Path) -> dict[str, float]:
-    """Milliseconds a mail by cleaner, in one pass over texts that no cleaner has seen: nothing is warm, no answer known."""
+    """Milliseconds a mail by cleaner, in one pass over texts that no cleaner has seen."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         mails = [Mail(str(row), json.loads(line)["text"], "", "") for row, line in enumerate(file)]
     return {name: timed(cleaner, mails) / len(mails) for name, cleaner in cleaners() if cleaner is not None}

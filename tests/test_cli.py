@@ -56,6 +56,25 @@ def test_clean_writes_text_and_spans_and_quarantines_bad_rows(tmp_path: Path) ->
     assert "broken" not in bad["reason"]
 
 
+def test_clean_shows_one_mail_as_a_page(tmp_path: Path) -> None:
+    mails = tmp_path / "in.jsonl"
+    records = [{"id": n, "body": f"Frage {n}\n\nVon meinem iPhone gesendet"} for n in ("a", "b")]
+    mails.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+    run("clean", mails, "--show", "--id", "b", "--html", tmp_path / "page.html")
+
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<article>") == 1
+    assert "Frage b" in page
+    assert "DataError: expected the mail 'c'" in run("clean", mails, "--show", "--id", "c", code=1).stderr
+
+
+def test_clean_compares_with_what_a_bundle_was_trained_on(bundle_path: Path, data: Path) -> None:
+    done = run("clean", data, "--diff", bundle_path)
+
+    assert "60 unchanged, 0 changed" in done.stdout
+
+
 def test_taxonomy_check_says_what_is_there_and_what_is_wrong(tmp_path: Path) -> None:
     assert "is sound" in run("taxonomy", "check", ROOT / "taxonomy.yaml").stdout
 
