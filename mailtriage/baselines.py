@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,8 +37,8 @@ def tfidf_svm(
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=MAX_FEATURES),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), min_df=3, sublinear_tf=True, max_features=MAX_FEATURES),
     )
-    fitted = features.fit_transform(_texts(train))
-    unseen = features.transform(_texts(test))
+    fitted = features.fit_transform(mail_texts(train))
+    unseen = features.transform(mail_texts(test))
     predicted: Predicted = {}
     for task, labels in true.items():
         known = labels != UNLABELLED
@@ -54,5 +54,6 @@ def _most_frequent(labels: Labels) -> int:
     return int(np.bincount(known).argmax()) if len(known) else 0
 
 
-def _texts(examples: Sequence[Example]) -> list[Any]:
+def mail_texts(examples: Sequence[Example]) -> list[str]:
+    """What the encoder reads, as one text a mail."""
     return [" ".join(model_text(mail.subject, mail.text, mail.custodian_bank)) for mail in examples]

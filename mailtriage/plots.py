@@ -157,6 +157,39 @@ def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
     return _save(figure, path)
 
 
+def labels_over_time(path: Path, task: str, months: Sequence[str], shares: Mapping[str, Sequence[float]]) -> Path:
+    """Share of a task's mails that carry a label, month by month: label -> one share a month."""
+    figure = _figure(WIDTH, 3.8)
+    axes = figure.subplots()
+    for colour, (label, values) in zip(COLOURS, shares.items(), strict=False):
+        axes.plot(range(len(months)), values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=label)
+    step = max(1, len(months) // 12)
+    axes.set_xticks(range(0, len(months), step), months[::step])
+    axes.set_title(f"{_words(task)}: share of mails, the largest labels")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_percent_format())
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
+    _bare(axes, grid="y")
+    return _save(figure, path)
+
+
+def lengths(path: Path, characters: Mapping[str, Sequence[int]]) -> Path:
+    """How long mails are after cleaning, a curve a language; logarithmic."""
+    figure = _figure(WIDTH, 3.4)
+    axes = figure.subplots()
+    longest = max(max(values) for values in characters.values())
+    bins = np.logspace(1, np.log10(max(longest, 100)), 40)
+    for colour, (language, values) in zip(COLOURS, characters.items(), strict=False):
+        counts, edges = np.histogram(np.clip(values, 10, None), bins)
+        axes.stairs(counts, edges, color=colour, linewidth=1.8, label=f"{language} ({len(values):,})")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="characters after cleaning", ylabel="mails", title="How long mails are, by language")
+    axes.legend(frameon=False)
+    _bare(axes, grid="y")
+    return _save(figure, path)
+
+
 def _figure(width: float, height: float) -> Any:
     """An empty figure, in inches. It knows nothing of pyplot, so that there is no global state and no display."""
     from matplotlib.figure import Figure
@@ -180,10 +213,14 @@ def _bare(axes: Any, grid: str | None) -> None:
 
 
 def _percent(axes: Any) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_percent_format())
+
+
+def _percent_format() -> Any:
     from matplotlib.ticker import PercentFormatter
 
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return PercentFormatter(1.0, decimals=0)
 
 
 def _whole_numbers() -> Any:

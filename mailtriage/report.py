@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import mailtriage
 from mailtriage.taxonomy import Taxonomy
 
+LISTED = 20  # suspicious labels in the page; the CSV has all
 SMALLEST_GROUP = 30  # mails; the figures of fewer say little
 SECTIONS = (  # the pictures whose name starts so, the question that they answer, and how to read them
     (
@@ -50,12 +51,46 @@ def write(path: Path, metrics: Mapping[str, Any], pictures: Mapping[str, Path], 
 
     The file loads nothing from elsewhere, so it can be mailed, and shown by KFP and MLflow.
     """
+    return _render(path, "report.html", content(metrics, pictures, taxonomy))
+
+
+def write_exploration(
+    path: Path,
+    figures: Mapping[str, Any],
+    pictures: Mapping[str, Path],
+    suspicions: Sequence[Any],
+    taxonomy: Taxonomy,
+) -> Path:
+    """Render what `exploration.explore` found to `path`; pictures first, no text of a mail."""
+    return _render(
+        path,
+        "explore.html",
+        {
+            "figures": figures,
+            "pictures": [{"source": _embedded(file), "alt": _words(name)} for name, file in pictures.items()],
+            "tasks": [{"id": task, "name": _words(task)} for task in taxonomy.task_ids],
+            "suspicions": suspicions[:LISTED],
+            "suspicious": len(suspicions),
+            "crossings": _crossings(figures),
+            "parts": figures["split"]["parts"],
+            "style": _style(),
+            "code_version": mailtriage.__version__,
+        },
+    )
+
+
+def _render(path: Path, name: str, values: Mapping[str, Any]) -> Path:
     from jinja2 import Environment, StrictUndefined
 
-    template = resources.files("mailtriage").joinpath("report.html").read_text(encoding="utf-8")
+    template = resources.files("mailtriage").joinpath(name).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(environment.from_string(template).render(**content(metrics, pictures, taxonomy)), encoding="utf-8")
+    path.write_text(environment.from_string(template).render(**values), encoding="utf-8")
     return path
+
+
+def _style() -> str:
+    """The style sheet that all reports share."""
+    return resources.files("mailtriage").joinpath("report.css").read_text(encoding="utf-8")
 
 
 def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: Taxonomy) -> dict[str, Any]:
@@ -77,6 +112,7 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
         "promise": _promise(metrics["overall"]["routing"]),
         "groups": _groups(metrics.get("slices", {}), taxonomy),
         "interval": _interval,
+        "style": _style(),
         "code_version": mailtriage.__version__,
     }
 

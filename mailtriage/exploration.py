@@ -1,0 +1,224 @@
+"""Looks at labelled mails before anything is trained: what there is, what repeats, and which labels are probably wrong.
+
+Suspicious labels are found by confident learning (Northcutt et al. 2021, arXiv:1911.00068; cleanlab) on probabilities
+of TF-IDF and logistic regression for mails that it was not fitted on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mailtriage import plots, report
+from mailtriage.baselines import mail_texts
+from mailtriage.errors import DataError
+from mailtriage.evaluation import true_labels
+from mailtriage.examples import Example
+from mailtriage.metrics import UNLABELLED, Floats, Labels
+from mailtriage.splitting import Split, crossings, groups_of, near_duplicate_groups
+from mailtriage.taxonomy import Taxonomy
+
+FOLDS = 5
+DIRECTIONS = 200  # latent semantic analysis: keeps the regression quick
+FEATURES = 30_000  # of words and of characters each, the most frequent ones
+FEWEST = 2 * FOLDS  # mails of a label; one with fewer is left out of the search for wrong labels
+SUSPICIOUS = "suspicious_labels.csv"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A label that is probably wrong; `confidence` is the probability of the suggested one."""
+
+    id: str
+    task: str
+    given: str
+    suggested: str
+    confidence: float
+
+
+def explore(
+    examples: Sequence[Example],
+    taxonomy: Taxonomy,
+    parts: Split,
+    output: Path,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """Write `explore.html`, its pictures, `explore.json` and `suspicious_labels.csv`; returns the figures.
+
+    Args:
+        parts: the split that training would make.
+
+    Raises:
+        DataError: there are no mails.
+        TaxonomyError: a mail has a label that the taxonomy lacks.
+    """
+    if not examples:
+        raise DataError("expected mails to explore, found none")
+    output.mkdir(parents=True, exist_ok=True)
+    true = true_labels(taxonomy, examples)
+    progress(f"looking for wrong labels among {len(examples):,} mails")
+    suspicions = suspicious_labels(examples, taxonomy, true)
+    write_suspicions(output / SUSPICIOUS, suspicions)
+    progress("counting")
+    figures = {
+        "mails": len(examples),
+        "labels": {task.id: _counts(task.label_ids, true[task.id]) for task in taxonomy.tasks},
+        "missing": {task: int((labels == UNLABELLED).sum()) for task, labels in true.items()},
+        "languages": dict(Counter(mail.language or "unclear" for mail in examples).most_common()),
+        "characters": _quantiles([len(mail.text) for mail in examples]),
+        "empty": sum(not mail.text.strip() and not mail.subject.strip() for mail in examples),
+        "invalid_combinations": _invalid(examples, taxonomy),
+        "repeats": _repeats(examples),
+        "conflicts": conflicts(examples, taxonomy),
+        "split": crossings({"train": parts.train, "validation": parts.validation, "test": parts.test}),
+        "suspicious": {task: sum(s.task == task for s in suspicions) for task in taxonomy.task_ids},
+    }
+    progress("drawing")
+    pictures = _draw(output, taxonomy, examples, true, figures)
+    (output / "explore.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    report.write_exploration(output / "explore.html", figures, pictures, suspicions, taxonomy)
+    return figures
+
+
+def suspicious_labels(
+    examples: Sequence[Example], taxonomy: Taxonomy, true: Mapping[str, Labels], seed: int = 0
+) -> list[Suspicion]:
+    """Labels that are probably wrong, the surest first, over all tasks.
+
+    Near-duplicates and threads are held out together, so that no copy of a mail vouches for its label.
+    """
+    from cleanlab.filter import find_label_issues
+
+    groups, words = np.array(groups_of(examples)), _words(examples)
+    found = []
+    for task in taxonomy.tasks:
+        counts = np.bincount(true[task.id][true[task.id] >= 0], minlength=len(task.labels))
+        rows = np.flatnonzero((true[task.id] >= 0) & (counts[true[task.id]] >= FEWEST))
+        labels, given = np.unique(true[task.id][rows], return_inverse=True)
+        if len(labels) < 2:
+            continue
+        probabilities = _out_of_fold(words[rows], given, groups[rows], seed)
+        issues = find_label_issues(
+            given, probabilities, filter_by="both", return_indices_ranked_by="normalized_margin", n_jobs=1
+        )
+        for position in np.asarray(issues).tolist():
+            best = int(probabilities[position].argmax())
+            names = task.label_ids[labels[given[position]]], task.label_ids[labels[best]]
+            confidence = round(float(probabilities[position, best]), 4)
+            found.append(Suspicion(examples[rows[position]].id, task.id, *names, confidence))
+    return sorted(found, key=lambda suspicion: (-suspicion.confidence, suspicion.id, suspicion.task))
+
+
+def write_suspicions(path: Path, suspicions: Sequence[Suspicion]) -> None:
+    """The CSV that a client-service lead opens: ids and labels, no text of a mail."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("id", "task", "given label", "suggested label", "confidence"))
+        writer.writerows((s.id, s.task, s.given, s.suggested, s.confidence) for s in suspicions)
+
+
+def conflicts(examples: Sequence[Example], taxonomy: Taxonomy) -> dict[str, Any]:
+    """Mails that say the same (near-duplicates) with different labels: task -> `groups` and `mails` in them."""
+    groups = near_duplicate_groups([f"{mail.subject} {mail.text}" for mail in examples])
+    result = {}
+    for task in taxonomy.task_ids:
+        found: dict[int, list[str]] = {}
+        for group, mail in zip(groups, examples, strict=True):
+            label = mail.labels.get(task)
+            if label is not None:
+                found.setdefault(group, []).append(label)
+        torn = [labels for labels in found.values() if len(set(labels)) > 1]
+        result[task] = {"groups": len(torn), "mails": sum(map(len, torn))}
+    return result
+
+
+def _words(examples: Sequence[Example]) -> Any:
+    """TF-IDF of words and of characters inside them, in its `DIRECTIONS` main directions: shape (mails, directions)."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    options = {"sublinear_tf": True, "max_features": FEATURES}
+    features = make_union(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=2, **options),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=3, **options),
+    )
+    words = features.fit_transform(mail_texts(examples))
+    return TruncatedSVD(min(DIRECTIONS, min(words.shape) - 1), random_state=0).fit_transform(words)
+
+
+def _out_of_fold(words: Any, labels: Labels, groups: Labels, seed: int) -> Floats:
+    """Probabilities of shape (mails, labels), each from a model that was fitted on neither the mail nor its group."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
+    for train, rest in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(words, labels, groups):
+        model = LogisticRegression(C=20, tol=1e-2, max_iter=100).fit(words[train], labels[train])
+        probabilities[np.ix_(rest, model.classes_)] = model.predict_proba(words[rest])
+    return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
+
+
+def _counts(labels: Sequence[str], true: Labels) -> dict[str, int]:
+    return {label: int((true == number).sum()) for number, label in enumerate(labels)}
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, int]:
+    shares = {"5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
+    return {name: int(np.quantile(values, share)) for name, share in shares.items()}
+
+
+def _invalid(examples: Sequence[Example], taxonomy: Taxonomy) -> int:
+    labelled = [{task: mail.labels.get(task) for task in taxonomy.task_ids} for mail in examples]
+    complete = [{t: str(label) for t, label in mail.items()} for mail in labelled if None not in mail.values()]
+    return sum(not taxonomy.is_valid(mail) for mail in complete)
+
+
+def _repeats(examples: Sequence[Example]) -> dict[str, int]:
+    """Mails that are not the first of their kind."""
+    texts = [f"{mail.subject} {mail.text}" for mail in examples]
+    same = len(texts) - len({" ".join(text.lower().split()) for text in texts})
+    return {"identical": same, "near_duplicates": len(texts) - len(set(near_duplicate_groups(texts)))}
+
+
+def _draw(
+    output: Path,
+    taxonomy: Taxonomy,
+    examples: Sequence[Example],
+    true: Mapping[str, Labels],
+    figures: Mapping[str, Any],
+) -> dict[str, Path]:
+    pictures = {"labels": plots.label_distribution(output / "explore_labels.png", figures["labels"])}
+    months = [mail.received_at.strftime("%Y-%m") if mail.received_at else None for mail in examples]
+    if len(set(months) - {None}) > 1:
+        for task in taxonomy.tasks:
+            over_time = _over_time(task.label_ids, months, true[task.id])
+            pictures[f"time_{task.id}"] = plots.labels_over_time(
+                output / f"explore_time_{task.id}.png", task.id, *over_time
+            )
+    lengths: dict[str, list[int]] = {}
+    for mail in examples:
+        lengths.setdefault(mail.language or "unclear", []).append(len(mail.text))
+    pictures["lengths"] = plots.lengths(output / "explore_lengths.png", lengths)
+    return pictures
+
+
+def _over_time(
+    labels: Sequence[str], months: Sequence[str | None], true: Labels, largest: int = 6
+) -> tuple[list[str], dict[str, list[float]]]:
+    """Months, and each month's share of the largest labels."""
+    counts = Counter(true[true >= 0].tolist())
+    names = sorted({month for month in months if month})
+    by_month = {name: np.array([month == name for month in months]) & (true >= 0) for name in names}
+    return names, {
+        labels[number]: [float((true[rows] == number).mean()) if rows.any() else 0.0 for rows in by_month.values()]
+        for number, _ in counts.most_common(largest)
+    }
