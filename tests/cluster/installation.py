@@ -54,7 +54,7 @@ def issuer_values() -> dict[str, Any]:
 def chart_values(image: str, folder: str, replicas: int = 1) -> dict[str, Any]:
     """Values for a small cluster and the bundle in this folder of the shared volume."""
     repository, tag = image.rsplit(":", 1)
-    small = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    small = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
     return {
         "image": {"repository": repository, "tag": tag},
         "bundle": {"storageUri": f"pvc://mailtriage-shared/bundles/{folder}"},

@@ -255,7 +255,7 @@ def test_kserve_keeps_what_the_chart_says_about_the_pods(release: Release) -> No
         assert container["args"][0] == component
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
-        assert container["resources"]["requests"]["cpu"] == "100m"
+        assert container["resources"]["requests"]["cpu"] == "50m"
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == 5
         assert spec["automountServiceAccountToken"] is False
         assert deployment["spec"]["replicas"] == 2

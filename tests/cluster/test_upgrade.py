@@ -54,7 +54,7 @@ def traffic_to(release: Release) -> Traffic:
 
 def test_changed_pods_lose_no_request(release: Release, helm_config: helm.Config, serving_image: str) -> None:
     values = release_values(serving_image, "current")
-    changed = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1100Mi"}}
+    changed = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1100Mi"}}
     upgraded = values | {component: {"replicas": 2, "resources": changed} for component in COMPONENTS}
 
     with traffic_to(release) as traffic:
