@@ -37,6 +37,7 @@ def training(
     model_name: str = "mailtriage",
     tracking_uri: str = "",
     seed: int = 7,
+    ray_address: str = "",
 ) -> Outputs:
     """Train a model.
 
@@ -48,10 +49,11 @@ def training(
         model_name: the name in the MLflow registry.
         tracking_uri: an MLflow server; empty on one machine, where SQLite and a folder do.
         seed: of the split.
+        ray_address: a Ray cluster that cleans the mails, for more of them than one machine should take.
     """
     ingested = ingest(data=data, taxonomy=taxonomy)
     ingested.set_caching_options(False)  # the address says nothing about what lies there today
-    cleaned = clean(mails=ingested.outputs["mails"], taxonomy=taxonomy)
+    cleaned = clean(mails=ingested.outputs["mails"], taxonomy=taxonomy, ray_address=ray_address)
     parts = split(examples=cleaned.outputs["examples"], taxonomy=taxonomy, config=config, seed=seed)
     trained = train(
         train_mails=parts.outputs["train"],
