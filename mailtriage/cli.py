@@ -128,6 +128,35 @@ def migrate_labels(
 
 
 @app.command()
+def explore(
+    data: Annotated[Path, typer.Argument(exists=True, help="A file or folder of labelled mails.")],
+    output: Annotated[Path, typer.Option(help="Folder for the page.")],
+    config: Annotated[Path, typer.Option(help="Training configuration: its taxonomy, split and seed.")] = Path(
+        "configs/demo.yaml"
+    ),
+) -> None:
+    """Look at labelled mails before training: explore.html, and suspicious_labels.csv with labels probably wrong."""
+    from mailtriage.config import load_config
+    from mailtriage.examples import Example
+    from mailtriage.exploration import SUSPICIOUS
+    from mailtriage.exploration import explore as explore_examples
+    from mailtriage.ingestion import read_labelled
+    from mailtriage.readers import Rejected
+    from mailtriage.splitting import split
+    from mailtriage.taxonomy import Taxonomy
+
+    settings = load_config(config)
+    taxonomy = Taxonomy.load(settings.taxonomy)
+    rows = list(read_labelled(data, taxonomy))
+    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
+    parts = split(examples, seed=settings.seed, method=settings.split)
+    figures = explore_examples(examples, taxonomy, parts, output, say)
+    for task, count in figures["suspicious"].items():
+        print(f"{task:20} {count:,} of {figures['mails'] - figures['missing'][task]:,} labels are probably wrong")
+    say(f"{len(rows) - len(examples):,} rows could not be used; look at {output / 'explore.html'} and {SUSPICIOUS}")
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="Training configuration, YAML.")],
     data: Annotated[Path, typer.Option(help="A file or folder of labelled mails.")],

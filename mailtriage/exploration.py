@@ -101,7 +101,7 @@ def suspicious_labels(
     found = []
     for task in taxonomy.tasks:
         counts = np.bincount(true[task.id][true[task.id] >= 0], minlength=len(task.labels))
-        rows = np.flatnonzero((true[task.id] >= 0) & (counts[true[task.id]] >= FEWEST))
+        rows = np.flatnonzero((true[task.id] >= 0) & (counts[np.maximum(true[task.id], 0)] >= FEWEST))
         labels, given = np.unique(true[task.id][rows], return_inverse=True)
         if len(labels) < 2:
             continue
