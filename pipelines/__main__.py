@@ -35,6 +35,7 @@ def run(
     model_name: Annotated[str, typer.Option(help="name in the model registry")] = "mailtriage",
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; default: MLFLOW_TRACKING_URI, or SQLite")] = "",
     seed: Annotated[int, typer.Option(help="of the split")] = 7,
+    ray_address: Annotated[str, typer.Option(help="Ray cluster that cleans, for more than one machine should")] = "",
     timeout: Annotated[int, typer.Option(help="seconds after which a run on a cluster is stopped")] = 6 * 3600,
     namespace: Annotated[str, typer.Option(help="where the pods of a run on a cluster are")] = "kubeflow",
 ) -> None:
@@ -54,6 +55,7 @@ def run(
         "model_name": model_name,
         "tracking_uri": tracking_uri,
         "seed": seed,
+        "ray_address": ray_address,
     }
     if endpoint:
         from pipelines import cluster_runs
