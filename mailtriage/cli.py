@@ -122,9 +122,7 @@ def migrate_labels(
         quarantine = output.with_suffix(".quarantine.jsonl")
         write_rejected(quarantine, rejected)
         say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
-    say(
-        f"wrote {counts.mails:,} mails to {output}; {counts.invalid_combinations:,} have no valid combination"
-    )
+    say(f"wrote {counts.mails:,} mails to {output}; {counts.invalid_combinations:,} have no valid combination")
 
 
 @app.command()

@@ -36,8 +36,8 @@ def export_onnx(
         tolerance: the largest loss of mean macro-F1 that an export may cost.
 
     Returns:
-        Device -> the file that it serves from (`model`: the trained weights), and each variant's parity: `macro_f1`, `labels_changed` (share),
-        `largest_logit_change`, `bytes`.
+        Device -> the file that it serves from (`model`: the trained weights), and each variant's parity: `macro_f1`,
+        `labels_changed` (share), `largest_logit_change`, `bytes`.
 
     Raises:
         ExportError: even the fp32 export loses more than `tolerance`.
