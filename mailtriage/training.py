@@ -174,7 +174,8 @@ Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
 - Mean macro-F1 on validation mails: {score:.3f}
 - Routed without a person: {routing["expected_coverage"]:.0%} of mails like the validation mails. With
-  {config.route_confidence:.0%} confidence at least {config.route_precision:.0%} of that is right, counted a {config.route_promise}
+  {config.route_confidence:.0%} confidence at least {config.route_precision:.0%} of that is right, counted a
+  {config.route_promise}
 
 ## Tasks
 
