@@ -45,8 +45,7 @@ def evaluate(
     folder = Path(evaluation.path)
     train, validation, test = (list(read_examples(m.path)) for m in (train_mails, validation_mails, test_mails))
     with tempfile.TemporaryDirectory() as temporary:
-        champion = registry.fetch_champion(Path(temporary) / "champion", model_name)
-        print(f"compared with champion version {champion.model_version}" if champion else "there is no champion yet")
+        champion = registry.fetch_champion(Path(temporary) / "champion", model_name, say=print)
         metrics = evaluate_bundle(
             bundle.path,
             test,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from mailtriage import tracking
 from mailtriage.bundle import MANIFEST, Bundle, sha256, stamp_model_version
-from mailtriage.errors import BundleChecksumMismatch, RegistryError
+from mailtriage.errors import BundleChecksumMismatch, RegistryError, UnknownCleaningVersion
 
 MODEL = "mailtriage"
 CHAMPION = "champion"  # the alias of the approved version
@@ -103,12 +103,27 @@ def fetch(model: str, destination: Path, folder: Path = tracking.DEFAULT_FOLDER)
     return Bundle.open(destination, verify=False)
 
 
-def fetch_champion(destination: Path, name: str = MODEL, folder: Path = tracking.DEFAULT_FOLDER) -> Bundle | None:
-    """As `fetch`, of the champion; `None` where nothing is approved yet."""
+def fetch_champion(
+    destination: Path,
+    name: str = MODEL,
+    folder: Path = tracking.DEFAULT_FOLDER,
+    say: Callable[[str], object] = lambda line: None,
+) -> Bundle | None:
+    """As `fetch`, of the champion that a new model is compared with; `say` is told which, or why there is none.
+
+    There is none before the first approval, and none if it was trained on text that this code cleans otherwise.
+    """
     found = tracking.client(folder).search_registered_models(f"name = '{name}'")
     if not found or CHAMPION not in found[0].aliases:
+        say("there is no champion yet")
         return None
-    return fetch(f"{name}@{CHAMPION}", destination, folder)
+    try:
+        champion = fetch(f"{name}@{CHAMPION}", destination, folder)
+    except UnknownCleaningVersion as error:
+        say(f"not compared with champion version {found[0].aliases[CHAMPION]}: {error}")
+        return None
+    say(f"compared with champion version {champion.model_version}")
+    return champion
 
 
 def _upload(mlflow: Any, run_id: str, bundle: Path, version: str) -> str:

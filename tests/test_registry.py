@@ -59,6 +59,19 @@ def test_what_is_approved_can_be_fetched_and_knows_its_version(registered, mlflo
     assert Bundle.open(bundle_path).manifest["model_version"] is None
 
 
+def test_a_champion_that_needs_another_cleaning_is_not_compared_with(registered, mlflow_folder, tmp_path, monkeypatch):
+    name, version, _ = registered
+    said = []
+    assert registry.fetch_champion(tmp_path / "none", name, mlflow_folder, said.append) is None
+    registry.approve(version, "A. Approver", name, mlflow_folder)
+    assert registry.fetch_champion(tmp_path / "same", name, mlflow_folder, said.append) is not None
+    monkeypatch.setattr("mailtriage.bundle.KNOWN_CLEANING_VERSIONS", frozenset({"999"}))
+    assert registry.fetch_champion(tmp_path / "other", name, mlflow_folder, said.append) is None
+    assert said[:2] == ["there is no champion yet", "compared with champion version 1"]
+    assert "not compared with champion version 1" in said[2]
+    assert "cleaning version" in said[2]
+
+
 def test_approval_says_who_when_and_what_it_replaces(registered, mlflow_folder, bundle_path):
     name, first, _ = registered
     second = registry.register(bundle_path, record(mlflow_folder), None, name, mlflow_folder)
