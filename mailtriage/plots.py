@@ -163,7 +163,7 @@ def labels_over_time(path: Path, task: str, months: Sequence[str], shares: Mappi
     axes = figure.subplots()
     for colour, (label, values) in zip(COLOURS, shares.items(), strict=False):
         axes.plot(range(len(months)), values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=label)
-    step = max(1, len(months) // 12)
+    step = -(-len(months) // 9)  # nine names fit side by side
     axes.set_xticks(range(0, len(months), step), months[::step])
     axes.set_title(f"{_words(task)}: share of mails, the largest labels")
     axes.set_ylim(bottom=0)
