@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -83,7 +84,7 @@ def postgres(tmp_path_factory):
                 wait_for(lambda: answers(url))
                 yield url
             finally:
-                server.terminate()
+                server.send_signal(signal.SIGINT)  # at once; SIGTERM would wait for clients that were killed
                 server.wait(20)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
