@@ -19,11 +19,11 @@ SHOWN = 150  # characters of a mail
 def answers_table(mails: Sequence[Email], answers: Sequence[Mapping[str, Any]], taxonomy: Taxonomy) -> Table:
     """One row a mail; `answers` are the REST route's, in the order of `mails`."""
     table = Table(show_lines=True, header_style="bold", expand=True)
-    table.add_column("the client wrote", ratio=6)
-    table.add_column("cut", ratio=3)
-    for task in taxonomy.tasks:
-        table.add_column(task.name.get("en", task.id).lower(), ratio=3)
-    table.add_column("decision", ratio=2)
+    table.add_column("the client wrote", ratio=4)
+    table.add_column("cut", ratio=3, overflow="fold")
+    for task in taxonomy.tasks:  # a label is never cut short, however narrow the terminal
+        table.add_column(task.name.get("en", task.id).lower(), ratio=3, overflow="fold")
+    table.add_column("decision", min_width=len("decision"), no_wrap=True)
     for mail, answer in zip(mails, answers, strict=True):
         cleaned = clean(mail.body, mail.subject)
         labels = [_label(answer["labels"][task.id]) for task in taxonomy.tasks]

@@ -34,8 +34,8 @@ __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", 
 CLEANING_VERSION = "2"
 KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
-# A mail is cleaned until nothing changes. Most need one pass and one that finds nothing; a text that was made to unfold
-# for ever may not take more than this many characters for each that it has, and gets this many in any case.
+# A mail is cleaned until nothing changes, which takes most one pass. A text that was made to unfold for ever may not take
+# more than this many characters for each that it has, and gets this many in any case.
 MOST_WORK = 3
 LEAST_WORK = 500_000
 MOST_MARKUP_PASSES = 6
@@ -121,7 +121,7 @@ def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass
 
 
 def _look_again(lines: Sequence[Line], mentions: Mentions, contained: bool) -> bool:
-    """Judge the lines that are left as if they were the mail; returns whether all of them stay.
+    """Judge the lines that are left as if they were the mail; returns whether all of them stay, none as a last resort.
 
     `contained`: some stand in elements of HTML, which the text that is left does not have any more.
     """
@@ -132,8 +132,8 @@ def _look_again(lines: Sequence[Line], mentions: Mentions, contained: bool) -> b
     left = without_doubled_blanks(line for line in lines if line.cut is None)
     for line in left:
         line.container, line.indented = None, False
-    _decide(left, mentions, forwarded=False, again=True)
-    return not any(line.cut for line in left)
+    last_resort = _decide(left, mentions, forwarded=False, again=True)
+    return not last_resort and not any(line.cut for line in left)
 
 
 def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool, again: bool = False) -> bool:

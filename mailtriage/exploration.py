@@ -64,6 +64,7 @@ def explore(
         raise DataError("expected mails to explore, found none")
     output.mkdir(parents=True, exist_ok=True)
     true = true_labels(taxonomy, examples)
+    duplicates = near_duplicate_groups([f"{mail.subject} {mail.text}" for mail in examples])
     progress(f"looking for wrong labels among {len(examples):,} mails")
     suspicions = suspicious_labels(examples, taxonomy, true)
     write_suspicions(output / SUSPICIOUS, suspicions)
@@ -76,8 +77,8 @@ def explore(
         "characters": _quantiles([len(mail.text) for mail in examples]),
         "empty": sum(not mail.text.strip() and not mail.subject.strip() for mail in examples),
         "invalid_combinations": _invalid(examples, taxonomy),
-        "repeats": _repeats(examples),
-        "conflicts": conflicts(examples, taxonomy),
+        "repeats": _repeats(examples, duplicates),
+        "conflicts": conflicts(examples, duplicates, taxonomy),
         "split": crossings({"train": parts.train, "validation": parts.validation, "test": parts.test}),
         "suspicious": {task: sum(s.task == task for s in suspicions) for task in taxonomy.task_ids},
     }
@@ -125,13 +126,16 @@ def write_suspicions(path: Path, suspicions: Sequence[Suspicion]) -> None:
         writer.writerows((s.id, s.task, s.given, s.suggested, s.confidence) for s in suspicions)
 
 
-def conflicts(examples: Sequence[Example], taxonomy: Taxonomy) -> dict[str, Any]:
-    """Mails that say the same (near-duplicates) with different labels: task -> `groups` and `mails` in them."""
-    groups = near_duplicate_groups([f"{mail.subject} {mail.text}" for mail in examples])
+def conflicts(examples: Sequence[Example], duplicates: Sequence[int], taxonomy: Taxonomy) -> dict[str, Any]:
+    """Mails that say the same with different labels: task -> `groups` and `mails` in them.
+
+    Args:
+        duplicates: the number of each mail's group of near-duplicates.
+    """
     result = {}
     for task in taxonomy.task_ids:
         found: dict[int, list[str]] = {}
-        for group, mail in zip(groups, examples, strict=True):
+        for group, mail in zip(duplicates, examples, strict=True):
             label = mail.labels.get(task)
             if label is not None:
                 found.setdefault(group, []).append(label)
@@ -182,11 +186,13 @@ def _invalid(examples: Sequence[Example], taxonomy: Taxonomy) -> int:
     return sum(not taxonomy.is_valid(mail) for mail in complete)
 
 
-def _repeats(examples: Sequence[Example]) -> dict[str, int]:
+def _repeats(examples: Sequence[Example], duplicates: Sequence[int]) -> dict[str, int]:
     """Mails that are not the first of their kind."""
-    texts = [f"{mail.subject} {mail.text}" for mail in examples]
-    same = len(texts) - len({" ".join(text.lower().split()) for text in texts})
-    return {"identical": same, "near_duplicates": len(texts) - len(set(near_duplicate_groups(texts)))}
+    different = {" ".join(f"{mail.subject} {mail.text}".lower().split()) for mail in examples}
+    return {
+        "identical": len(examples) - len(different),
+        "near_duplicates": len(examples) - len(set(duplicates)),
+    }
 
 
 def _draw(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +72,23 @@ def write_exploration(
             "suspicious": len(suspicions),
             "crossings": _crossings(figures),
             "parts": figures["split"]["parts"],
-            "style": _style(),
             "code_version": mailtriage.__version__,
         },
     )
 
 
 def _render(path: Path, name: str, values: Mapping[str, Any]) -> Path:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    template = resources.files("mailtriage").joinpath(name).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(environment.from_string(template).render(**values), encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("mailtriage", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    path.write_text(environment.get_template(name).render(**values), encoding="utf-8")
     return path
-
-
-def _style() -> str:
-    """The style sheet that all reports share."""
-    return resources.files("mailtriage").joinpath("report.css").read_text(encoding="utf-8")
 
 
 def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: Taxonomy) -> dict[str, Any]:
@@ -112,7 +110,6 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
         "promise": _promise(metrics["overall"]["routing"]),
         "groups": _groups(metrics.get("slices", {}), taxonomy),
         "interval": _interval,
-        "style": _style(),
         "code_version": mailtriage.__version__,
     }
 

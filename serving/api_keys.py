@@ -18,6 +18,7 @@ from mailtriage.errors import ConfigError
 
 ENVIRONMENT = "MAILTRIAGE_API_KEYS"
 SHORTEST_KEY = 16
+WHAT = "the API keys"
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -43,11 +44,11 @@ def load_api_keys(
 def read_api_keys(place: Path) -> dict[str, str]:
     """The keys of a file or a folder by client name; raises as `load_api_keys` does."""
     if not place.is_dir():
-        return parse_api_keys(_read(place), str(place))
+        return parse_api_keys(read_file(place, WHAT), str(place))
     files = sorted(entry for entry in place.iterdir() if not entry.name.startswith(".") and entry.is_file())
     if not files:
         raise ConfigError(f"expected a file a client in {place}, found none")
-    return _checked({file.name: _read(file).strip() for file in files}, str(place))
+    return _checked({file.name: read_file(file, WHAT).strip() for file in files}, str(place))
 
 
 def parse_api_keys(text: str, source: str) -> dict[str, str]:
@@ -89,10 +90,11 @@ def write_private(path: Path, text: str) -> None:
         stream.write(text)
 
 
-def _read(file: Path) -> str:
+def read_file(file: Path, what: str) -> str:
+    """The text of a file of the operator's; `what` it is called if it cannot be read, which is a `ConfigError`."""
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the API keys {file}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {what} {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read the API keys {file}: expected text in UTF-8") from None
+        raise ConfigError(f"cannot read {what} {file}: expected text in UTF-8") from None

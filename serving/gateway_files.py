@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mailtriage.errors import ConfigError
-from serving.api_keys import read_api_keys, write_private
+from serving.api_keys import read_api_keys, read_file, write_private
 from serving.gateway import CERTIFICATE, KEYS, TOKENS, V3, resource_file
 from serving.routes import API_KEY, CLIENT
 
@@ -153,7 +153,7 @@ def _extension(name: str, kind: str, **fields: Any) -> Resource:
 
 def _read_jwks(file: Path) -> str:
     """A JSON Web Key Set of public keys (RFC 7517)."""
-    text = _read(file, "the token issuer's keys")
+    text = read_file(file, "the token issuer's keys")
     try:
         keys = json.loads(text)["keys"]
         kinds = [key["kty"] for key in keys]
@@ -167,7 +167,7 @@ def _read_jwks(file: Path) -> str:
 
 
 def _certificate(files: TlsFiles) -> Resource:
-    chain, key = _read(files.certificate, "the TLS certificate"), _read(files.key, "the TLS key")
+    chain, key = read_file(files.certificate, "the TLS certificate"), read_file(files.key, "the TLS key")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key, password="")
     except (ssl.SSLError, OSError) as error:
@@ -178,15 +178,6 @@ def _certificate(files: TlsFiles) -> Resource:
         "name": CERTIFICATE,
         "tls_certificate": {"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}},
     }
-
-
-def _read(file: Path, what: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {what} {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {what} {file}: expected text") from None
 
 
 def _fingerprint(places: Sequence[Path]) -> Fingerprint:

@@ -83,8 +83,8 @@ class Transformer(Model):
         self._settings = settings
         self._in_flight = 0
         self._was_healthy: bool | None = None
-        # One thread cleans (Python) while another tokenises (Rust, which lets go of the interpreter).
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
+        # One thread cleans (Python) while another tokenises (Rust, which lets go of the interpreter).
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
     @classmethod

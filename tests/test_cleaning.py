@@ -69,6 +69,11 @@ def test_a_body_without_words_gives_an_empty_text(body: str) -> None:
             "Diese E-Mail ist vertraulich. Weitergabe ist nicht gestattet.",
             "Diese E-Mail ist vertraulich. Weitergabe ist nicht gestattet.",
         ),
+        # what is left after the first look would go at the second
+        (
+            "> a\nRegistergericht: Amtsgericht Köln, HRB 4711\n--\n> Ihr Auszug liegt im Postfach.",
+            "Registergericht: Amtsgericht Köln, HRB 4711",
+        ),
     ],
 )
 def test_if_everything_would_go_the_best_block_stays_and_is_marked(body: str, text: str) -> None:

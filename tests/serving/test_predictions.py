@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 
 from mailtriage.bundle import Bundle
 from mailtriage.errors import ConfigError
 from serving.metrics import PREDICTIONS_DROPPED
 from serving.prediction_recorder import PredictionRecorder
-from serving.prediction_store import PREDICTIONS, PredictionRecord, PredictionStore
+from serving.prediction_store import METADATA, PREDICTIONS, VERSION_TABLE, PredictionRecord, PredictionStore
 from serving.supervisor import free_port
 
 POSTGRES = shutil.which("postgres")
@@ -115,6 +117,18 @@ def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/deep/predictions.db"
     return request.getfixturevalue("postgres")
+
+
+def test_the_migrations_make_the_table_that_the_code_writes(url):
+    store = PredictionStore(url)
+    store.prepare()
+
+    with store.engine.connect() as connection:
+        options = {"version_table": VERSION_TABLE, "compare_type": True}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+    store.close()
+
+    assert differences == []
 
 
 def test_what_was_added_is_there_after_closing(url):
