@@ -34,8 +34,8 @@ __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", 
 CLEANING_VERSION = "2"
 KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
-# A mail is cleaned until nothing changes, which takes most one pass. A text that was made to unfold for ever may not take
-# more than this many characters for each that it has, and gets this many in any case.
+# A mail is cleaned until nothing changes, which takes most one pass. A text that was made to unfold for ever may take
+# no more than this many characters for each that it has, and gets this many in any case.
 MOST_WORK = 3
 LEAST_WORK = 500_000
 MOST_MARKUP_PASSES = 6
