@@ -6,6 +6,10 @@ PYTHON ?= python3
 BUILDER ?= docker
 STAGES ?= serving training
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# For the images' labels; without the name and password that a remote's address may hold.
+REVISION ?= $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null | sed -nE 's,^(https?://)([^/@]*@)?,\1,p')
+LABELS = $(foreach label,version=$(VERSION) revision=$(REVISION) source=$(SOURCE),$(if $(patsubst %=,,$(label)),--label org.opencontainers.image.$(label)))
 export UV_LINK_MODE ?= hardlink
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +32,7 @@ test-cluster: $(VENV)/.test ## use the chart and the manifests on the cluster th
 	@BUILDER="$(BUILDER)" LOADER="$(LOADER)" $(BIN)/python -m pytest tests/cluster
 
 images: ## build the container images (BUILDER=docker, buildah or a path; STAGES=serving builds one)
-	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage -t docker.io/mailtriage/$$stage:$(VERSION) .; done
+	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage $(LABELS) -t docker.io/mailtriage/$$stage:$(VERSION) .; done
 
 images-push: ## tag the images and push them to your registry (REGISTRY=registry.example.com/mailtriage BUILDER=... STAGES=...)
 	@test -n "$(REGISTRY)" || { echo "name the registry: make images-push REGISTRY=registry.example.com/mailtriage"; exit 1; }
