@@ -8,9 +8,10 @@ FOLDER holds `train.jsonl.gz`, `validation.jsonl.gz` and `test.jsonl.gz`: rows w
 a task. The tasks and labels are those of the rows; every combination is valid.
 
 Choose by validation: each system is fitted on the training mails and measured on the validation mails; try settings
-with `--set`. Only with `--test` it is measured on the test mails, once, after that choice. Each run is kept as one JSON
-file in OUTPUT, with date, hardware and settings, and is not repeated: a stopped benchmark goes on. The table at the
-end shows mean and spread (largest less smallest) over the seeds that are there.
+with `--set`. Only with `--test` it is measured on the test mails, once, after that choice: a model that is there is not
+trained again. Each run is kept in a folder of OUTPUT: the bundle, and `validation.json` and `test.json` with figures,
+date, hardware and settings. What is there is not repeated, and a stopped training goes on after its last whole epoch.
+The table at the end shows mean and spread (largest less smallest) over the seeds that are there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,42 +56,53 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     settings = yaml.safe_load(arguments.config.read_text(encoding="utf-8")) | _settings(arguments.set)
-    names = ("train", "validation", "test") if arguments.test else ("train", "validation")
-    rows = {name: list(_rows(arguments.data / f"{name}.jsonl.gz", arguments.limit)) for name in names}
+    rows = {
+        name: list(_rows(arguments.data / f"{name}.jsonl.gz", arguments.limit))
+        for name in ("train", "validation", "test")  # the labels of all three make the taxonomy
+    }
     taxonomy_text = _taxonomy([row for part in rows.values() for row in part])
     taxonomy = Taxonomy.parse(taxonomy_text)
     parts = {name: _examples(part, taxonomy.task_ids) for name, part in rows.items()}
+    measured = "test" if arguments.test else "validation"
     for system in arguments.systems.split(","):
         for seed in map(int, arguments.seeds.split(",")):
-            mails = {name: len(part) for name, part in parts.items()}
+            mails = {name: len(parts[name]) for name in ("train", "validation")}
             key = {"system": system, "seed": seed, "settings": {} if system == "svm" else settings, "mails": mails}
-            file = arguments.output / f"{_digest(key)}.json"
+            folder = arguments.output / _digest(key)
+            file = folder / f"{measured}.json"
             if not file.is_file():
-                result = _run(system, seed, settings, taxonomy_text, parts)
+                folder.mkdir(exist_ok=True)
+                result = _svm(taxonomy, parts, measured, seed)
+                if system != "svm":
+                    config = TrainingConfig.build(dict(settings) | {"seed": seed, "tasks": system})
+                    result = _model(config, taxonomy_text, parts, measured, folder)
                 file.write_text(json.dumps(key | _circumstances() | result, indent=2) + "\n", encoding="utf-8")
-    _show(arguments.output, parts)
+    _show(arguments.output, measured, {name: len(parts[name]) for name in ("train", "validation")})
 
 
-def _run(
-    system: str, seed: int, settings: Mapping[str, Any], taxonomy_text: str, parts: Mapping[str, list[Example]]
-) -> dict[str, Any]:
-    taxonomy, measured = Taxonomy.parse(taxonomy_text), "test" if "test" in parts else "validation"
+def _svm(taxonomy: Taxonomy, parts: Mapping[str, list[Example]], measured: str, seed: int) -> dict[str, Any]:
     started = time.monotonic()
-    if system == "svm":
-        fitted = parts["train"] + (parts["validation"] if measured == "test" else [])
-        predicted = baselines.tfidf_svm(fitted, true_labels(taxonomy, fitted), parts[measured], seed)
-        true = true_labels(taxonomy, parts[measured])
-        scores = {t.id: macro_f1(len(t.labels), true[t.id], predicted[t.id]) for t in taxonomy.tasks}
-        return _entry(measured, scores, time.monotonic() - started)
-    config = TrainingConfig.build(dict(settings) | {"seed": seed, "tasks": system})
-    with tempfile.TemporaryDirectory() as folder:
-        bundle, out = Path(folder) / "bundle", Path(folder) / "evaluation"
+    fitted = parts["train"] + (parts["validation"] if measured == "test" else [])
+    predicted = baselines.tfidf_svm(fitted, true_labels(taxonomy, fitted), parts[measured], seed)
+    true = true_labels(taxonomy, parts[measured])
+    scores = {t.id: macro_f1(len(t.labels), true[t.id], predicted[t.id]) for t in taxonomy.tasks}
+    return _entry(measured, scores, time.monotonic() - started)
+
+
+def _model(
+    config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], measured: str, folder: Path
+) -> dict[str, Any]:
+    """Train the bundle of this folder, if it is not there, and measure it."""
+    taxonomy, bundle, timing = Taxonomy.parse(taxonomy_text), folder / "bundle", folder / "training.json"
+    started = time.monotonic()
+    if not bundle.exists():
         train(config, taxonomy, parts["train"], parts["validation"], bundle, _say, taxonomy_text)
-        seconds = time.monotonic() - started
-        metrics = evaluate(bundle, parts[measured], out)
-        asked = time.monotonic()
-        evaluate(bundle, parts[measured], out)
-        serving = time.monotonic() - asked
+        timing.write_text(json.dumps({"seconds": time.monotonic() - started}), encoding="utf-8")
+    metrics = evaluate(bundle, parts[measured], folder / measured)
+    asked = time.monotonic()
+    evaluate(bundle, parts[measured], folder / measured)
+    serving = time.monotonic() - asked
+    seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"]
     entry = _entry(measured, {task: metrics[task]["macro_f1"] for task in taxonomy.task_ids}, seconds)
     return entry | {
         "ece": {task: metrics[task]["calibration"]["ece_after"] for task in taxonomy.task_ids},
@@ -109,10 +120,8 @@ def _entry(measured: str, scores: Mapping[str, float], seconds: float) -> dict[s
     }
 
 
-def _show(folder: Path, parts: Mapping[str, list[Example]]) -> None:
-    measured = "test" if "test" in parts else "validation"
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    mails = {name: len(part) for name, part in parts.items()}
+def _show(folder: Path, measured: str, mails: Mapping[str, int]) -> None:
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"*/{measured}.json"))]
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         if result["mails"] == mails:
