@@ -12,6 +12,10 @@
     │   └── UnknownCleaningVersion
     ├── ExportError            an exported model that answers differently from the trained one
     ├── RegistryError          the model registry lacks what was asked for
+    ├── RayJobFailed           training on a cluster did not end well
+    ├── KubernetesError        what a cluster's API server does not do
+    │   ├── Unreachable        ... because it gives no usable answer
+    │   └── Refused            ... because of rights, quota, or an object that is not valid
     └── ServingError           a server that did not start, or is gone
 
 A message says what was expected, what was found, where, and what to do. It never holds the text of a mail.
@@ -74,6 +78,30 @@ class ExportError(MailtriageError):
 
 class RegistryError(MailtriageError):
     """The model registry lacks what was asked for."""
+
+
+class RayJobFailed(MailtriageError):
+    """Training on a cluster did not end well.
+
+    `reason` is for programs: KubeRay's own (`AppFailed`, `DeadlineExceeded`, `PreRunningDeadlineExceeded`, ...), or
+    `Deleted`, `CannotStart`, `Busy`, `NoController`, `Unreachable`, `Refused`; the message is for people.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class KubernetesError(MailtriageError):
+    """What a cluster's API server does not do."""
+
+
+class Unreachable(KubernetesError):
+    """The API server gave no usable answer for as long as we were ready to wait."""
+
+
+class Refused(KubernetesError):
+    """The API server refuses, and will go on refusing: rights, quota, or an object that is not valid."""
 
 
 class ServingError(MailtriageError):
