@@ -9,7 +9,7 @@ from mailtriage.decoding import Decoder
 from mailtriage.errors import ConfigError
 from mailtriage.metrics import UNLABELLED, expected_calibration_error
 from mailtriage.taxonomy import Taxonomy
-from mailtriage.thresholds import compile_threshold, compile_thresholds
+from mailtriage.thresholds import compile_threshold, compile_thresholds, limits, looks
 
 
 def _draw(mails: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +62,72 @@ def test_no_threshold_is_better_than_an_unproven_one() -> None:
 
     assert compile_threshold(few, np.ones(10, dtype=bool), 0.95, 0.9) is None
     assert compile_threshold(np.full(500, 0.9), np.arange(500) % 2 == 0, 0.95, 0.9) is None
+
+
+@pytest.mark.parametrize("mails", [240, 1000])
+@pytest.mark.parametrize("precision", [0.8, 0.95])
+def test_answers_that_are_right_a_hair_too_seldom_prove_a_promise_in_one_draw_of_ten(
+    mails: int, precision: float
+) -> None:
+    random = np.random.default_rng(mails)
+    draws = 600
+    confidence = np.linspace(1, 0.5, mails)
+
+    proven = sum(
+        compile_threshold(confidence, random.uniform(size=mails) < precision - 1e-6, precision, 0.9) is not None
+        for _ in range(draws)
+    )
+
+    assert 0.05 * draws <= proven <= 0.137 * draws  # 0.1 and three standard deviations; not idle either
+
+
+@pytest.mark.parametrize("mails", [240, 1200])
+def test_a_threshold_beyond_the_last_good_mail_is_as_rare_where_the_surest_mails_are_wrong(mails: int) -> None:
+    random = np.random.default_rng(5)
+    rank = np.linspace(0, 1, 100_001)[1:]
+    true = np.cumsum(_sure_and_wrong(rank)) / np.arange(1, len(rank) + 1)
+    false = covered = 0.0
+    for _ in range(200):
+        drawn = np.sort(random.uniform(size=mails))
+        threshold = compile_threshold(1 - drawn, random.uniform(size=mails) < _sure_and_wrong(drawn), 0.85, 0.9)
+        if threshold is not None:
+            false += np.interp(1 - threshold, rank, true) < 0.85
+            covered += float((1 - drawn >= threshold).mean()) / 200
+
+    assert false <= 0.1 * 200
+    assert covered > 0.6  # a test that stops at its first failure proves nothing here
+
+
+def test_a_few_hundred_mails_prove_the_promise_of_production_where_the_model_is_good() -> None:
+    random = np.random.default_rng(3)
+    found = 0
+    for _ in range(50):
+        rank = np.sort(random.uniform(size=240))
+        right = random.uniform(size=240) < 1 - 0.9 * rank**3
+        found += compile_threshold(1 - rank, right, 0.95, 0.9) is not None
+
+    assert found >= 40  # the fixed grid that stood here before proved it in a quarter of the draws
+
+
+def test_mails_that_are_equally_sure_stay_together() -> None:
+    confidence = np.repeat([0.99, 0.9, 0.8], [100, 50, 50])
+
+    assert looks(confidence, 0.95, 0.9) == (100, 150, 200)
+    assert compile_threshold(confidence, np.repeat([True, False], [100, 100]), 0.95, 0.9) == 0.99
+
+
+def test_limits_allow_the_stated_chance_over_all_looks_together() -> None:
+    ranks = (50, 80, 120, 240)
+    most = np.array(limits(ranks, 0.95, 0.9))
+    wrong = np.random.default_rng(1).uniform(size=(40_000, 240)) > 0.95
+
+    within = (wrong.cumsum(axis=1)[:, np.array(ranks) - 1] <= most).any(axis=1).mean()
+
+    assert 0.05 < within <= 0.104
+
+
+def _sure_and_wrong(rank: np.ndarray) -> np.ndarray:
+    return np.where(rank < 0.1, 0.85 - 0.02, 1 - 0.7 * np.maximum(rank - 0.1, 0) ** 2)
 
 
 def _ece(logits: np.ndarray, labels: np.ndarray) -> float:
