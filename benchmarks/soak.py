@@ -28,7 +28,7 @@ from mailtriage.mail import Email  # noqa: E402
 
 CAPACITY_SECONDS, SLICE_SECONDS = 20.0, 30.0
 BATCH = 4  # mails a request
-MOST_GROWTH, SLOWEST_ADMITTED, SLOWEST_REFUSAL = 0.05, 30.0, 1.0
+MOST_GROWTH, SLOWEST_ADMITTED, SLOWEST_REFUSAL = 0.05, 10.0, 1.0  # servers admit what should wait 5 s
 
 
 async def soak(load: Load, meter: Meter, minutes: float) -> tuple[float, list[dict[str, Any]], Measured]:

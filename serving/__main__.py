@@ -62,6 +62,9 @@ PredictionsOption = Annotated[
 ]
 TokenBudgetOption = Annotated[int, typer.Option("--token-budget", help="Tokens of one round of forward passes.")]
 QueueLimitOption = Annotated[int, typer.Option("--queue-limit", help="Mails that may wait; 503 above.")]
+WaitLimitOption = Annotated[
+    float, typer.Option("--wait-limit", help="Seconds that a request may be expected to wait; 503 above.")
+]
 MaxBatchOption = Annotated[int, typer.Option("--max-batch", help="Mails that a request may hold; 413 above.")]
 
 
@@ -139,6 +142,7 @@ def predictor(
     threads: ThreadsOption = None,
     token_budget: TokenBudgetOption = 4096,
     queue_limit: QueueLimitOption = 512,
+    wait_limit: WaitLimitOption = 5.0,
     max_body: MaxBodyOption = 8 * 2**20,
     request_timeout: TimeoutOption = 30.0,
 ) -> None:
@@ -155,6 +159,7 @@ def predictor(
         threads=threads,
         token_budget=token_budget,
         queue_limit=queue_limit,
+        wait_limit=wait_limit,
         timeout=request_timeout,
     )
     headers = {BUNDLE_DIGEST: model.bundle_digest, MODEL_VERSION: model.model_version}
@@ -175,6 +180,7 @@ def transformer(
     max_batch: MaxBatchOption = 256,
     max_body: MaxBodyOption = 8 * 2**20,
     request_timeout: TimeoutOption = 30.0,
+    wait_limit: WaitLimitOption = 5.0,
     predictions: PredictionsOption = None,
 ) -> None:
     """Serve mails: clean and tokenise, ask the predictor, decode."""
@@ -184,7 +190,7 @@ def transformer(
     from serving.server import MailModelServer, ServerSettings
     from serving.transformer import Transformer, TransformerSettings
 
-    limits = TransformerSettings(max_mails=max_batch, timeout=request_timeout)
+    limits = TransformerSettings(max_mails=max_batch, wait_limit=wait_limit, timeout=request_timeout)
     recorder = PredictionRecorder(PredictionStore(predictions)) if predictions else None
     model = Transformer.load_bundle(model_name, opened, predictor_host, limits, recorder)
     headers = {MODEL_VERSION: model.model_version}

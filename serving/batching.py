@@ -61,15 +61,19 @@ class MicroBatcher:
         engine: runs the forward passes; only the batcher's own thread calls it.
         token_budget: tokens of one round of forward passes.
         queue_limit: mails that may wait; a request above it is refused with 503 at once.
+        wait_limit: seconds that those before a request may take; as above.
     """
 
-    def __init__(self, engine: Engine, *, token_budget: int = 4096, queue_limit: int = 512) -> None:
+    def __init__(
+        self, engine: Engine, *, token_budget: int = 4096, queue_limit: int = 512, wait_limit: float = 5.0
+    ) -> None:
         self._engine = engine
         self._token_budget = token_budget
         self._queue_limit = queue_limit
+        self._wait_limit = wait_limit
         self._requests: deque[_Waiting] = deque()
         self._mails = 0
-        self._mails_per_second = 50.0
+        self._mails_per_second: float | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="forward", daemon=True)
@@ -111,7 +115,7 @@ class MicroBatcher:
         with self._changed:
             if self._stopping:
                 raise unavailable("stopping", "this server is about to stop")
-            if self._mails and self._mails + waiting.size > self._queue_limit:
+            if self._mails and (self._mails + waiting.size > self._queue_limit or self._wait() > self._wait_limit):
                 raise unavailable("overloaded", "too many mails are waiting", self._retry_after())
             self._mails += waiting.size
             self._requests.append(waiting)
@@ -125,8 +129,12 @@ class MicroBatcher:
             waiting.pending.clear()
             QUEUE_MAILS.set(self._mails)
 
+    def _wait(self) -> float:
+        """Seconds until what waits is done; 0 before the first round."""
+        return self._mails / self._mails_per_second if self._mails_per_second else 0.0
+
     def _retry_after(self) -> int:
-        return min(30, math.ceil(self._mails / self._mails_per_second) or 1)
+        return max(1, min(30, math.ceil(self._wait())))
 
     def _work(self) -> None:
         while True:
@@ -139,7 +147,9 @@ class MicroBatcher:
             for batch in split_by_length(rows, key=lambda row: len(row[2])):
                 self._forward([row for row in batch if not row[0].given_up])
             seconds = time.perf_counter() - started
-            self._mails_per_second += 0.1 * (len(rows) / max(seconds, 1e-6) - self._mails_per_second)
+            newest = len(rows) / max(seconds, 1e-6)
+            before = newest if self._mails_per_second is None else self._mails_per_second
+            self._mails_per_second = before + 0.1 * (newest - before)
         for waiting in self._requests:
             _settle(waiting, unavailable("stopping", "this server is about to stop"))
 

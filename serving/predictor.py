@@ -61,6 +61,7 @@ class Predictor(Model):
         threads: int | None,
         token_budget: int,
         queue_limit: int,
+        wait_limit: float,
         timeout: float,
     ) -> Predictor:
         """Load the bundle's engine and warm it up; `threads` is the CPU limit by default.
@@ -71,7 +72,7 @@ class Predictor(Model):
         threads = threads or cpu_limit()
         engine = load_engine(bundle, engine_name, device, threads)
         warm_up(engine, int(bundle.manifest["max_tokens"]))
-        batcher = MicroBatcher(engine, token_budget=token_budget, queue_limit=queue_limit)
+        batcher = MicroBatcher(engine, token_budget=token_budget, queue_limit=queue_limit, wait_limit=wait_limit)
         predictor = cls(name, bundle, batcher, engine.name, timeout)
         predictor.start()
         logger.info("loaded", extra={"fields": {"engine": engine.name, "threads": threads, **predictor._parameters}})

@@ -6,9 +6,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,9 +19,10 @@ from mailtriage.explanation import Explanation, explaining
 from mailtriage.features import TokenIds, pad
 from mailtriage.inference import Prediction, Prepared, Triage
 from mailtriage.mail import Email
+from serving.admission import Admission
 from serving.guard import note
 from serving.mail_requests import EXPLAINED_MAILS, FIELDS, MailRequest, read_instances, read_mails
-from serving.metrics import BUNDLE, EXPLANATIONS, IN_FLIGHT_MAILS, REQUEST_MAILS, count_predictions
+from serving.metrics import BUNDLE, EXPLANATIONS, REQUEST_MAILS, count_predictions
 from serving.prediction_recorder import PredictionRecorder
 from serving.prediction_store import PredictionRecord
 from serving.predictor_client import Logits, PredictorClient
@@ -52,10 +52,18 @@ class _Given:
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """Limits of a transformer: mails of one request, mails in work at once, seconds of one request."""
+    """Limits of a transformer.
+
+    Args:
+        max_mails: of one request.
+        in_flight_mails: in work at once.
+        wait_limit: seconds that a request may be expected to wait; above, it is refused at once.
+        timeout: seconds of one request.
+    """
 
     max_mails: int = 256
     in_flight_mails: int = 1024
+    wait_limit: float = 5.0
     timeout: float = 30.0
 
 
@@ -81,7 +89,7 @@ class Transformer(Model):
         self._client = client
         self._recorder = recorder
         self._settings = settings
-        self._in_flight = 0
+        self._admission = Admission(settings.in_flight_mails, settings.wait_limit)
         self._was_healthy: bool | None = None
         self._explaining = asyncio.Semaphore(EXPLAINED_AT_ONCE)
         # One thread cleans (Python) while another tokenises (Rust, which lets go of the interpreter).
@@ -147,8 +155,8 @@ class Transformer(Model):
             Refused: 503, too much is in work, or the predictor cannot answer.
         """
         given: _Given = payload
-        with self._counted(given.mails.size):
-            parts = await self._classify(given.mails.mails, given.request_id)
+        with self._admission.admitted(given.mails.size) as done:
+            parts = await self._classify(given.mails.mails, given.request_id, done)
         predictions = [prediction for _, part in parts for prediction in part]
         self._record(given, [prepared for prepared, _ in parts], predictions)
         answers = given.mails.answers(predictions)
@@ -167,7 +175,7 @@ class Transformer(Model):
         if given.mails.size > EXPLAINED_MAILS:
             raise too_many_mails(given.mails.size, EXPLAINED_MAILS)
         deadline = time.monotonic() + self._settings.timeout
-        with self._counted(given.mails.size):
+        with self._admission.admitted(given.mails.size):
             try:
                 async with asyncio.timeout(self._settings.timeout), self._explaining:
                     found = [await self._explain(mail, deadline, given.request_id) for mail in given.mails.mails]
@@ -176,25 +184,29 @@ class Transformer(Model):
         EXPLANATIONS.inc(len(found))
         return {"explanations": given.mails.in_order([explanation.to_record() for explanation in found])}
 
-    async def _classify(self, mails: Sequence[Email], request_id: str) -> list[tuple[Prepared, list[Prediction]]]:
+    async def _classify(
+        self, mails: Sequence[Email], request_id: str, done: Callable[[int], None]
+    ) -> list[tuple[Prepared, list[Prediction]]]:
         deadline = time.monotonic() + self._settings.timeout
         parts: list[asyncio.Task[tuple[Prepared, list[Prediction]]]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for start in range(0, len(mails), CHUNK_MAILS):
                     prepared = await self._in_thread(self._prepare, mails[start : start + CHUNK_MAILS])
-                    parts.append(group.create_task(self._forward_and_finish(prepared, deadline, request_id)))
+                    parts.append(group.create_task(self._forward_and_finish(prepared, deadline, request_id, done)))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [part.result() for part in parts]
 
     async def _forward_and_finish(
-        self, prepared: Prepared, deadline: float, request_id: str
+        self, prepared: Prepared, deadline: float, request_id: str, done: Callable[[int], None]
     ) -> tuple[Prepared, list[Prediction]]:
         if not prepared.answerable:
             return prepared, self._finish(prepared, {})
         logits = await self._client.forward(*prepared.tensors(), self._left(deadline), request_id)
-        return prepared, await self._in_thread(self._finish, prepared, logits)
+        predictions = await self._in_thread(self._finish, prepared, logits)
+        done(len(predictions))
+        return prepared, predictions
 
     async def _explain(self, mail: Email, deadline: float, request_id: str) -> Explanation:
         rounds = explaining(self._triage, mail)
@@ -226,23 +238,6 @@ class Transformer(Model):
 
     def _too_late(self) -> Refused:
         return unavailable("timeout", f"no answer within {self._settings.timeout:.0f} s")
-
-    @contextmanager
-    def _counted(self, mails: int) -> Iterator[None]:
-        """Count mails as in work.
-
-        Raises:
-            Refused: 503, with them it would be too many.
-        """
-        if self._in_flight and self._in_flight + mails > self._settings.in_flight_mails:
-            raise unavailable("overloaded", "too many mails are in work")
-        self._in_flight += mails
-        IN_FLIGHT_MAILS.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= mails
-            IN_FLIGHT_MAILS.set(self._in_flight)
 
     def _prepare(self, mails: Sequence[Email]) -> Prepared:
         with measured("clean", mails=len(mails)):

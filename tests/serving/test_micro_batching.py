@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ class HeldEngine:
         self.shapes: list[tuple[int, ...]] = []
         self.order: list[int] = []
         self.broken = False
+        self.seconds = 0.0
 
     def forward(self, input_ids, attention_mask):
         self.entered.set()
         assert self.go.wait(10)
+        time.sleep(self.seconds)
         if self.broken:
             raise RuntimeError("no forward pass today")
         self.shapes.append(input_ids.shape)
@@ -46,7 +49,7 @@ def engine():
 
 @pytest.fixture
 def batcher(engine):
-    batcher = MicroBatcher(engine, token_budget=64, queue_limit=20)
+    batcher = MicroBatcher(engine, token_budget=64, queue_limit=20, wait_limit=1.0)
     batcher.start()
     yield batcher
     engine.go.set()
@@ -118,6 +121,30 @@ def test_a_full_queue_refuses_with_503_and_retry_after(batcher, engine):
 
     assert (refused.status, refused.code) == (503, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_what_would_wait_too_long_is_refused_and_said_when_to_come_again(batcher, engine):
+    async def run():
+        engine.seconds = 0.2
+        engine.go.set()
+        for _ in range(3):  # so that the speed is known: 5 mails a second
+            await batcher.submit([mail(1)], 10)
+        engine.go.clear()
+        engine.entered.clear()
+        first = await occupy(batcher, engine)
+        waiting = asyncio.ensure_future(batcher.submit([mail(2)] * 8, 10))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refused) as refused:
+            await batcher.submit([mail(3)], 10)
+        engine.seconds = 0.0
+        engine.go.set()
+        await asyncio.gather(first, waiting)
+        return refused.value
+
+    refused = asyncio.run(run())
+
+    assert (refused.status, refused.code) == (503, "overloaded")
+    assert refused.retry_after == 2  # 8 mails at 5 a second
 
 
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(batcher, engine):
