@@ -1,6 +1,7 @@
 # One image a stage:
 #   serving    predictor, transformer: KServe model servers on ONNX Runtime; no torch, Ray, KFP, MLflow or CUDA
-#   training   torch, Ray and MLflow for RayJobs, kfp for pipeline steps
+#   training   torch, Ray and MLflow for RayJobs, kfp for the pipeline step that may use Ray
+#   platform   the other pipeline steps, among them the one that makes RayJobs and follows them; no torch, no Ray
 # Layers that cost most to make come first and change least: Debian's Python, the locked packages and their list, then the code.
 # Version, revision and source are labels that `make images` gives.
 #   make images BUILDER=docker|buildah|PATH
@@ -76,3 +77,25 @@ LABEL org.opencontainers.image.title="mailtriage training" \
       mailtriage.sbom="/usr/share/sbom/mailtriage-training.cdx.json"
 USER 10001:10001
 CMD ["python", "-m", "mailtriage.cli", "--help"]
+
+FROM uv AS platform-packages
+COPY requirements/platform.txt requirements/
+RUN /opt/uv/bin/uv venv /opt/venv && /opt/uv/bin/uv pip install --python /opt/venv --require-hashes -r requirements/platform.txt
+
+FROM base AS platform
+COPY --from=platform-packages /opt/venv /opt/venv
+RUN --mount=type=bind,from=sbom,source=/opt/sbom,target=/opt/sbom \
+    PATH=/opt/sbom/bin:$PATH sbom platform /opt/sbom/pyproject.toml /opt/venv / /usr/share/sbom/mailtriage-platform.cdx.json
+COPY taxonomy.yaml ./
+COPY configs configs
+COPY mailtriage mailtriage
+COPY components components
+COPY pipelines pipelines
+COPY manifests/training manifests/training
+LABEL org.opencontainers.image.title="mailtriage platform" \
+      org.opencontainers.image.description="Pipeline steps of mailtriage that neither train nor use Ray, and what makes and follows RayJobs" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim" \
+      mailtriage.sbom="/usr/share/sbom/mailtriage-platform.cdx.json"
+USER 10001:10001
+CMD ["python", "-m", "pipelines", "--help"]

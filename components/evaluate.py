@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import TRAINING_IMAGE
+from components.image import PLATFORM_IMAGE
 
 
-@dsl.component(base_image=TRAINING_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
 def evaluate(
     bundle: dsl.Input[dsl.Model],
     train_mails: dsl.Input[dsl.Dataset],

@@ -1,5 +1,6 @@
-"""The image in which every component runs on a cluster (the `training` stage of the Dockerfile)."""
+"""The images in which components run on a cluster: stages of the Dockerfile."""
 
 import mailtriage
 
+PLATFORM_IMAGE = f"docker.io/mailtriage/platform:{mailtriage.__version__}"  # without torch and Ray
 TRAINING_IMAGE = f"docker.io/mailtriage/training:{mailtriage.__version__}"

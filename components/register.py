@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.image import TRAINING_IMAGE
+from components.image import PLATFORM_IMAGE
 
 
-@dsl.component(base_image=TRAINING_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
 def register(
     bundle: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],

@@ -36,6 +36,8 @@ def run(
     tracking_uri: Annotated[str, typer.Option(help="MLflow server; default: MLFLOW_TRACKING_URI, or SQLite")] = "",
     seed: Annotated[int, typer.Option(help="of the split")] = 7,
     ray_address: Annotated[str, typer.Option(help="Ray cluster that cleans, for more than one machine should")] = "",
+    ray_job: Annotated[Path | None, typer.Option(help="a RayJob to train as, in place of manifests/training")] = None,
+    ray_namespace: Annotated[str, typer.Option(help="where the RayJob runs; default: where the steps do")] = "",
     timeout: Annotated[int, typer.Option(help="seconds after which a run on a cluster is stopped")] = 6 * 3600,
     namespace: Annotated[str, typer.Option(help="where the pods of a run on a cluster are")] = "kubeflow",
 ) -> None:
@@ -56,6 +58,9 @@ def run(
         "tracking_uri": tracking_uri,
         "seed": seed,
         "ray_address": ray_address,
+        "train_as": "process" if local else "ray-job",
+        "ray_job": ray_job.read_text(encoding="utf-8") if ray_job else "",
+        "ray_namespace": ray_namespace,
     }
     if endpoint:
         from pipelines import cluster_runs

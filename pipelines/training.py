@@ -10,9 +10,12 @@ from components.ingest import ingest
 from components.register import register
 from components.split import split
 from components.train import train
+from components.training_places import RUN_ID
+from mailtriage.cluster_training import SHARED
 
 STEP_LIMIT = 3600  # seconds, also for a pod that cannot start
-TRAIN_LIMIT = 24 * 3600
+TRAIN_LIMIT = 24 * 3600  # the RayJob has its own, shorter deadlines
+SHARED_CLAIM = "mailtriage-shared"  # manifests/base/shared-storage.yaml; the RayJob mounts it, too
 
 
 class Outputs(NamedTuple):
@@ -38,6 +41,9 @@ def training(
     tracking_uri: str = "",
     seed: int = 7,
     ray_address: str = "",
+    train_as: str = "ray-job",
+    ray_job: str = "",
+    ray_namespace: str = "",
 ) -> Outputs:
     """Train a model.
 
@@ -50,6 +56,10 @@ def training(
         tracking_uri: an MLflow server; empty on one machine, where SQLite and a folder do.
         seed: of the split.
         ray_address: a Ray cluster that cleans the mails, for more of them than one machine should take.
+        train_as: `ray-job`, which the train step makes and follows; on one machine `process`.
+        ray_job: the text of a RayJob in place of that in manifests/training: other images, resources, nodes, deadlines.
+        ray_namespace: where the RayJob runs; by default where the step does. The claim `mailtriage-shared` of both must
+            lead to the same files.
     """
     ingested = ingest(data=data, taxonomy=taxonomy)
     ingested.set_caching_options(False)  # the address says nothing about what lies there today
@@ -60,6 +70,9 @@ def training(
         validation_mails=parts.outputs["validation"],
         config=config,
         taxonomy=taxonomy,
+        train_as=train_as,
+        ray_job=ray_job,
+        ray_namespace=ray_namespace,
     )
     measured = evaluate(
         bundle=trained.outputs["bundle"],
@@ -82,7 +95,8 @@ def training(
     for step in (ingested, cleaned, parts, measured, registered):
         kubernetes.set_timeout(step, seconds=STEP_LIMIT)
     kubernetes.set_timeout(trained, seconds=TRAIN_LIMIT)
-    trained.set_cpu_request("1").set_memory_request("2Gi")
+    kubernetes.mount_pvc(trained, pvc_name=SHARED_CLAIM, mount_path=str(SHARED))
+    kubernetes.use_field_path_as_env(trained, env_name=RUN_ID, field_path="metadata.labels['pipeline/runid']")
     return Outputs(
         registered.outputs["version"],
         registered.outputs["run_id"],
