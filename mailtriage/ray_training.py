@@ -43,9 +43,11 @@ def fit_on_ray(
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     started_here = _connect()
-    lines = ray.remote(num_cpus=0)(_Lines).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lines = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()  # not on a worker's node, which may go
     try:
         trainer = TorchTrainer(
             _train_on_worker,

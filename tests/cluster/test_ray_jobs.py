@@ -74,21 +74,32 @@ def jobs_namespace(cluster: None) -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
+def full_namespace(cluster: None) -> Iterator[Namespace]:
+    """A namespace whose quota allows no pod."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    with restricted_namespace() as made:
+        made.apply(quota)
+        yield made
+
+
+@pytest.fixture(scope="module")
 def follow(jobs_namespace: Namespace) -> Iterator[Callable[..., Followed]]:
     """Follows a job in a thread."""
     with ThreadPoolExecutor(8) as pool:
 
-        def start(job: dict[str, Any], run: str = "run-1") -> Followed:
+        def start(job: dict[str, Any], run: str = "run-1", namespace: Namespace = jobs_namespace) -> Followed:
             followed = Followed()
             options = {"run": run, "say": followed.lines.append, "limits": QUICK}
-            followed.end = pool.submit(run_ray_job, job, jobs_namespace.name, **options)
+            followed.end = pool.submit(run_ray_job, job, namespace.name, **options)
             return followed
 
         yield start
 
 
 @pytest.fixture(scope="module")
-def started(jobs_namespace: Namespace, training_image: str, follow: Callable[..., Followed]) -> dict[str, Followed]:
+def started(
+    jobs_namespace: Namespace, full_namespace: Namespace, training_image: str, follow: Callable[..., Followed]
+) -> dict[str, Followed]:
     """The jobs that need no help to end, all at work at once."""
     without_image = small_job("no-image", "print(1)")
     for pod in pod_templates(without_image).values():
@@ -100,12 +111,13 @@ def started(jobs_namespace: Namespace, training_image: str, follow: Callable[...
         "fails": follow(small_job("fails", "print('step 1'); raise SystemExit('no such label')")),
         "too-long": follow(
             small_job(
-                "too-long", "import time; print('step 1', flush=True); time.sleep(900)", activeDeadlineSeconds=120
+                "too-long", "import time; print('step 1', flush=True); time.sleep(900)", activeDeadlineSeconds=100
             )
         ),
         "deleted": follow(small_job("deleted", "import time; print('step 1', flush=True); time.sleep(900)")),
         "no-image": follow(without_image),
         "too-large": follow(too_large),
+        "no-quota": follow(small_job("no-quota", "print(1)", preRunningDeadlineSeconds=15), namespace=full_namespace),
     }
 
 
@@ -140,8 +152,8 @@ def test_a_killed_watcher_is_replaced_and_an_api_server_restarts_without_losing_
 
     second = follow(job)
     second.wait_for_line("step 8")
-    subprocess.run([*restarter.split(), "kube-apiserver", "5"], check=True, capture_output=True)
     submitters = jobs_namespace.list("pods", "job-name=succeeds")
+    subprocess.run([*restarter.split(), "kube-apiserver", "5"], check=True, capture_output=True)
 
     second.end.result(timeout=420)
     assert second.lines[0] == f"going on with RayJob succeeds in namespace {jobs_namespace.name}"
@@ -193,22 +205,12 @@ def test_a_pod_that_fits_no_node_is_said_at_once_and_in_the_end(started: dict[st
     assert any("Insufficient cpu" in line for line in started["too-large"].lines)
 
 
-def test_a_quota_that_allows_no_pod_is_said(training_image: str, cluster: None) -> None:
-    lines: list[str] = []
-    with restricted_namespace() as namespace:
-        namespace.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ResourceQuota",
-                "metadata": {"name": "none"},
-                "spec": {"hard": {"pods": "0"}},
-            }
-        )
-        job = small_job("no-quota", "print(1)", preRunningDeadlineSeconds=15)
-        with pytest.raises(RayJobFailed, match=r"PreRunningDeadlineExceeded.*exceeded quota: none"):
-            run_ray_job(job, namespace.name, say=lines.append, limits=QUICK)
+def test_a_quota_that_allows_no_pod_is_said_at_once_and_in_the_end(started: dict[str, Followed]) -> None:
+    failure = started["no-quota"].failure()
 
-    assert any("exceeded quota: none" in line for line in lines)
+    assert failure.reason == "PreRunningDeadlineExceeded"
+    assert "exceeded quota: none" in str(failure)
+    assert any("exceeded quota: none" in line for line in started["no-quota"].lines)
 
 
 def test_a_watcher_that_is_told_to_terminate_takes_its_job_with_it(
