@@ -5,8 +5,11 @@ The loop is the same in this process (`mailtriage/training.py`) and in every Ray
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SAY_EVERY = 5.0  # seconds between two lines of progress
+# Of glibc's malloc: an option's number, its value while training, and the default.
+KEPT_MEMORY = (("M_MMAP_MAX", -4, 0, 65_536), ("M_TRIM_THRESHOLD", -1, 2**31 - 1, 128 * 1024))
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,8 @@ def fit(
         started = time.monotonic()
         label = f"epoch {epoch + 1}/{config.epochs}"
         torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
-        loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
+        with _memory_kept(worker.device):
+            loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
         logits = predict_logits(model, validation.input_ids, config, worker.device)
         scores = {
             task: worker.sum_over_workers(score) / worker.count
@@ -254,19 +260,19 @@ class _Loop:
     def run_epoch(self, batches: Sequence[Sequence[int]], label: str) -> tuple[float, float]:
         """One pass over this worker's batches: (mean loss, tokens)."""
         started = said = time.monotonic()
-        loss_sum, tokens = 0.0, 0
+        loss_sum, tokens = torch.zeros((), dtype=torch.float64, device=self.worker.device), 0  # no step waits for a GPU
         self.wrapped.train()
         for step, positions in enumerate(batches, start=1):
             ids, mask, targets = _tensors(self.data, positions, self.worker.device)
             loss_sum += self._step(ids, mask, targets)
-            tokens += int(mask.sum())
+            tokens += sum(len(self.data.input_ids[position]) for position in positions)
             if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
+                loss, said = float(loss_sum) / step, time.monotonic()
                 rate = tokens / (said - started)
-                self.say(f"{label}  step {step}/{len(batches)}  loss {loss_sum / step:.3f}  {rate:,.0f} tokens/s")
-        return loss_sum / len(batches), float(tokens)
+                self.say(f"{label}  step {step}/{len(batches)}  loss {loss:.3f}  {rate:,.0f} tokens/s")
+        return float(loss_sum) / len(batches), float(tokens)
 
-    def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> float:
+    def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(input_ids=ids, attention_mask=mask)
         loss = self.objective(logits, targets)
@@ -276,7 +282,7 @@ class _Loop:
             torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         self.optimizer.step()
         self.scheduler.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def state(self, best: _Best, history: list[Epoch]) -> TrainingState:
         return TrainingState(
@@ -390,6 +396,27 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
     if _kind(device) == "cpu":
         for encoder in model.encoder_of_tasks.values():
             encoder.set_attn_implementation("eager")
+
+
+@contextmanager
+def _memory_kept(device: str) -> Iterator[None]:
+    """On a CPU with glibc: gradients of word vectors, freed and asked for again each step, keep their pages meanwhile.
+
+    Otherwise each step returns them to the system, which fills them with zeros again: a quarter of a step's time in
+    `configs/demo.yaml`.
+    """
+    libc: Any = ctypes.CDLL(None) if _kind(device) == "cpu" and sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    try:
+        for _name, option, value, _default in KEPT_MEMORY:
+            libc.mallopt(option, value)
+        yield
+    finally:
+        for _name, option, _value, default in KEPT_MEMORY:
+            libc.mallopt(option, default)
+        libc.malloc_trim(0)
 
 
 def _kind(device: str) -> str:
