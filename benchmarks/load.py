@@ -8,7 +8,7 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +25,17 @@ SEED, MAILS = 20261101, 512
 
 @dataclass
 class Service:
-    """What is asked, and the processes that it takes."""
+    """What is asked, and the processes that it takes.
+
+    Args:
+        urls: asked at once for each batch of mails.
+        body: from the number of a URL and a batch to what is sent; by default V1 instances.
+    """
 
     urls: list[str]
     headers: dict[str, str]
     pids: list[int]
+    body: Callable[[int, Sequence[dict[str, Any]]], Any] = lambda _, batch: {"instances": list(batch)}
 
 
 @contextmanager
@@ -116,11 +122,10 @@ class Meter:
 
 
 class Load:
-    """Asks one service. `urls` are asked at once for each batch; a batch is done when all have answered."""
+    """Asks one service; a batch is done when all of its URLs have answered."""
 
-    def __init__(self, urls: Sequence[str], headers: dict[str, str], records: Sequence[dict[str, Any]]) -> None:
-        self._urls = urls
-        self._headers = headers
+    def __init__(self, service: Service, records: Sequence[dict[str, Any]]) -> None:
+        self._service = service
         self._records = records
         self._next = 0
         self.measured = Measured()  # the phase that runs, or the last one
@@ -135,14 +140,14 @@ class Load:
         self, session: aiohttp.ClientSession, batch: Sequence[dict[str, Any]]
     ) -> tuple[int, list[Any], float]:
         """The worst status, each URL's answer, and the seconds after which to try again."""
-        body = {"instances": list(batch)}
 
-        async def post(url: str) -> tuple[int, Any, float]:
-            async with session.post(url, json=body, headers=self._headers) as answer:
+        async def post(number: int, url: str) -> tuple[int, Any, float]:
+            body = self._service.body(number, batch)
+            async with session.post(url, json=body, headers=self._service.headers) as answer:
                 wait = float(answer.headers.get("retry-after", 0))
                 return answer.status, await answer.json(content_type=None), wait
 
-        answers = await asyncio.gather(*map(post, self._urls))
+        answers = await asyncio.gather(*(post(*each) for each in enumerate(self._service.urls)))
         return max(status for status, *_ in answers), [content for _, content, _ in answers], max(a[2] for a in answers)
 
     async def closed(self, clients: int, size: int, seconds: float, meter: Meter) -> Measured:

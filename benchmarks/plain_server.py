@@ -2,8 +2,8 @@
 
     python benchmarks/plain_server.py --bundle BUNDLE --port 9000 [--tasks topic] [--clean] [--onnx] [--padded]
 
-Run by `benchmarks/serving.py`. With one task it serves one of the three single-task models: the bundle's encoder with
-one of its heads. With `--padded` it is our predictor, but a round of mails is one forward pass, padded to the longest.
+Run by `benchmarks/serving.py`. With one task it serves one of the three single-task models: an encoder with one of the
+bundle's heads. With `--padded` it is our predictor, but a round of mails is one forward pass, padded to the longest.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def _torch_model(folder: Path, tasks: list[str], device: str) -> Any:
     model = MultiTaskClassifier.from_pretrained(str(folder)).eval()
     for task in set(model.heads) - set(tasks):
         del model.heads[task]
+        if model.config.separate:
+            del model.encoders[task]
     return model.to(device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
 
 

@@ -1,6 +1,7 @@
 """Serving side by side: three plain models, one plain model, ours, and what each step between them brings.
 
-    python benchmarks/serving.py --bundle BUNDLE [--seconds 8] [--only a,d] [--output work/benchmarks/serving.json]
+    python benchmarks/serving.py --bundle BUNDLE [--separate BUNDLE] [--infinity PROGRAM] [--seconds 8] [--only a,d]
+        [--output work/benchmarks/serving.json]
 
 All on this machine, one after the other, with the same raw sample mails (their real spread of lengths):
 
@@ -8,13 +9,17 @@ a         three single-task fp32 models in three KServe model servers, plain `tr
 a+clean   the same, on cleaned mails
 b         one multi-task fp32 model, served as in (a)
 b+clean   the same, on cleaned mails
+c         infinity's classify server with three single-task models, its own batching (only with --infinity)
 onnx      one model, cleaned mails, the bundle's ONNX export (int8 where the bundle has it), one mail after the other
 batched   our transformer and predictor with batching, each round one forward pass padded to its longest mail
 d         ours, through the gateway: batching by length, little padding
 
-Prints a table and the ratios of (d) to (a), and writes both with date and hardware as JSON. The single-task models are
-the bundle's encoder with one of its heads each: they cost what separately trained ones cost. The plain servers have no
-gateway.
+Prints a table and the ratios of (d) to (a), and writes both with date and hardware as JSON. The single-task models of
+(a) are those of the bundle that --separate names (trained with `tasks: separate`), else the bundle's encoder with one
+of its heads each, which costs the same. Infinity's pins do not fit ours, so it lives in an environment of its own
+(`pip install "infinity-emb[server,torch]"`) and --infinity names its program, `infinity_emb`; it serves sequence
+classifiers, so it gets the bundle's encoder under fresh heads: its speed counts, its labels do not. The plain servers
+and infinity have no gateway.
 """
 
 from __future__ import annotations
@@ -22,11 +27,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +51,7 @@ from mailtriage.mail import Email  # noqa: E402
 from mailtriage.metrics import macro_f1  # noqa: E402
 from serving.supervisor import free_port  # noqa: E402
 
-STEPS = ("a", "a+clean", "b", "b+clean", "onnx", "batched", "d")
+STEPS = ("a", "a+clean", "b", "b+clean", "c", "onnx", "batched", "d")
 PHASES = ((1, 1), (8, 1), (64, 1), (1, 32), (8, 32), (64, 32))  # clients, mails a request
 CAPACITY = (64, 1)
 
@@ -78,10 +85,52 @@ def padded(bundle: Path) -> Iterator[Service]:
 
 
 @contextmanager
-def process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def infinity(program: str, bundle: Bundle) -> Iterator[Service]:
+    """Infinity's server with one sequence classifier a task, on raw mails."""
+    with tempfile.TemporaryDirectory() as folder:
+        port, tasks = free_port("127.0.0.1"), bundle.taxonomy.task_ids
+        command = [program, "v2", "--host", "127.0.0.1", "--port", str(port), "--engine", "torch", "--device", "cpu"]
+        command += ["--no-bettertransformer", "--no-model-warmup"]
+        for task in tasks:
+            sequence_classifier(bundle, task, Path(folder) / task)
+            command += ["--model-id", str(Path(folder) / task), "--served-model-name", task]
+        offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+        with process(command, offline) as running:
+            wait_for(f"http://127.0.0.1:{port}/health")
+
+            def body(number: int, batch: Sequence[dict[str, Any]]) -> Any:
+                return {"model": tasks[number], "input": [f"{mail['subject']}\n{mail['body']}" for mail in batch]}
+
+            yield Service([f"http://127.0.0.1:{port}/classify"] * len(tasks), {}, [running.pid], body)
+
+
+def sequence_classifier(bundle: Bundle, task: str, folder: Path) -> None:
+    """The bundle's encoder under a fresh head, in the format of `transformers`."""
+    from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+    from mailtriage.model import MultiTaskClassifier
+
+    encoder = MultiTaskClassifier.from_pretrained(str(bundle.path / "model")).encoder_of_tasks[task]
+    config = encoder.config
+    config.num_labels = len(bundle.taxonomy.task(task).labels)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # the pooler has none
+    model.save_pretrained(folder)
+    longest = min(512, config.max_position_embeddings)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(bundle.path / "tokenizer.json"), pad_token="<pad>", model_max_length=longest
+    ).save_pretrained(folder)
+    written = folder / "tokenizer_config.json"  # with a class that older versions know
+    settings = json.loads(written.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    written.write_text(json.dumps(settings), encoding="utf-8")
+
+
+@contextmanager
+def process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is stopped by its own pid."""
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as started:
+    variables = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=quiet, stderr=quiet) as started:
         try:
             yield started
         finally:
@@ -106,11 +155,14 @@ def wait_for(url: str) -> None:
             time.sleep(0.2)
 
 
-def service(step: str, bundle: Path, device: str, tasks: Sequence[str]) -> Any:
+def service(step: str, bundle: Bundle, given: argparse.Namespace) -> Any:
     """The step's service, to be entered."""
+    opened, bundle, device, tasks = bundle, given.bundle, given.device, bundle.taxonomy.task_ids
+    separate = given.separate or given.bundle
     return {
-        "a": lambda: plain(bundle, device, tasks=tasks),
-        "a+clean": lambda: plain(bundle, device, "--clean", tasks=tasks),
+        "a": lambda: plain(separate, device, tasks=tasks),
+        "a+clean": lambda: plain(separate, device, "--clean", tasks=tasks),
+        "c": lambda: infinity(given.infinity, opened),
         "b": lambda: plain(bundle, device),
         "b+clean": lambda: plain(bundle, device, "--clean"),
         "onnx": lambda: plain(bundle, device, "--clean", "--onnx"),
@@ -119,8 +171,11 @@ def service(step: str, bundle: Path, device: str, tasks: Sequence[str]) -> Any:
     }[step]()
 
 
-async def quality(load: Load, mails: Sequence[Email], bundle: Bundle) -> float:
-    """Mean macro-F1 over the tasks, of all mails, asked for in batches of 8; it warms the service up too."""
+async def quality(load: Load, mails: Sequence[Email], bundle: Bundle) -> float | None:
+    """Mean macro-F1 over the tasks, of all mails, asked for in batches of 8; it warms the service up too.
+
+    Nothing where the service has labels of its own.
+    """
     found: dict[str, list[int]] = {task: [] for task in bundle.taxonomy.task_ids}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         for _ in range(0, len(mails), 8):
@@ -128,9 +183,11 @@ async def quality(load: Load, mails: Sequence[Email], bundle: Bundle) -> float:
             if status != 200:
                 raise SystemExit(f"a request was answered with {status}")
             for each in answers:
-                for prediction in each["predictions"]:
+                for prediction in each.get("predictions", ()):
                     for task, score in prediction["labels"].items():
                         found[task].append(bundle.taxonomy.task(task).index(score["label"]))
+    if not all(found.values()):
+        return None
     scores = []
     for task in bundle.taxonomy.tasks:
         true = np.asarray([task.index(mail.labels[task.id]) for mail in mails])
@@ -141,8 +198,9 @@ async def quality(load: Load, mails: Sequence[Email], bundle: Bundle) -> float:
 async def measure(service: Service, mails: Sequence[Email], bundle: Bundle, seconds: float) -> dict[str, Any]:
     """Quality, every phase, and single mails at half of what 64 clients got."""
     records = [Email(m.id, m.subject, m.body, m.received_at, m.custodian_bank).to_record() for m in mails]
-    load, meter = Load(service.urls, service.headers, records), Meter(service.pids)
-    result: dict[str, Any] = {"macro_f1": round(await quality(load, mails, bundle), 4)}
+    load, meter = Load(service, records), Meter(service.pids)
+    found = await quality(load, mails, bundle)
+    result: dict[str, Any] = {"macro_f1": found and round(found, 4)}
     for clients, size in PHASES:
         measured = await load.closed(clients, size, seconds, meter)
         result[f"{clients}x{size}"] = measured.to_record()
@@ -183,7 +241,8 @@ def table(steps: dict[str, Any]) -> str:
                     f"{step:<9}{phase:<10}{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>12}"
                     f"{found['peak_mib']:>7}{found['refused']:>9}"
                 )
-        lines.append(f"{step:<9}macro-F1 {result['macro_f1']:.3f}, peak {result['peak_mib']} MiB")
+        quality = "-" if result["macro_f1"] is None else f"{result['macro_f1']:.3f}"
+        lines.append(f"{step:<9}macro-F1 {quality}, peak {result['peak_mib']} MiB")
     return "\n".join(lines)
 
 
@@ -191,6 +250,8 @@ def main() -> None:
     """Measure the steps in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--separate", type=Path, help="a bundle of three single-task models, for (a)")
+    parser.add_argument("--infinity", help="infinity's program `infinity_emb`, for (c)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of one phase")
     parser.add_argument("--mails", type=int, default=MAILS, help="different mails; all of them count for macro-F1")
     parser.add_argument("--only", default=",".join(STEPS), help="steps, with commas between")
@@ -204,8 +265,10 @@ def main() -> None:
     steps: dict[str, Any] = {}
     before = hardware()
     for step in given.only.split(","):
+        if step == "c" and not given.infinity:
+            continue
         print(f"measuring {step} ...", file=sys.stderr, flush=True)
-        with service(step, given.bundle, given.device, bundle.taxonomy.task_ids) as running:
+        with service(step, bundle, given) as running:
             steps[step] = asyncio.run(measure(running, mails, bundle, given.seconds))
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -218,8 +281,7 @@ def main() -> None:
         },
         "seconds_a_phase": given.seconds,
         "mails": {"count": given.mails, "seed": SEED},
-        "single_task_models": "the bundle's encoder with one of its heads each",
-        "infinity": "not measured: it serves sequence classifiers of its own format, not this bundle",
+        "single_task_models": given.separate and Bundle.open(given.separate).digest,
         "steps": steps,
         "ratios": ratios(steps) if {"a", "d"} <= steps.keys() else None,
     }

@@ -101,7 +101,7 @@ def main() -> None:
     records = [Email(m.id, m.subject, m.body, m.received_at, m.custodian_bank).to_record() for m in mails]
     before = hardware()
     with ours(given.bundle, given.device) as service:
-        load, meter = Load(service.urls, service.headers, records), Meter(service.pids)
+        load, meter = Load(service, records), Meter(service.pids)
         capacity, slices, total = asyncio.run(soak(load, meter, given.minutes))
     found = verdict(slices, total)
     result = {
