@@ -10,6 +10,15 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION ?= $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
 SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null | sed -nE 's,^(https?://)([^/@]*@)?,\1,p')
 LABELS = $(foreach label,version=$(VERSION) revision=$(REVISION) source=$(SOURCE),$(if $(patsubst %=,,$(label)),--label org.opencontainers.image.$(label)))
+ifneq (,$(findstring buildah,$(BUILDER)))
+BUILD = bud
+PUSH = $(BUILDER) push --digestfile $$digest
+DIGEST = cat $$digest
+else
+BUILD = build
+PUSH = $(BUILDER) push
+DIGEST = $(BUILDER) image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' $$image:$(VERSION) | sed -n "s,^$$image@,,p"
+endif
 export UV_LINK_MODE ?= hardlink
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,11 +41,16 @@ test-cluster: $(VENV)/.test ## use the chart and the manifests on the cluster th
 	@BUILDER="$(BUILDER)" LOADER="$(LOADER)" $(BIN)/python -m pytest tests/cluster
 
 images: ## build the container images (BUILDER=docker, buildah or a path; STAGES=serving builds one)
-	@for stage in $(STAGES); do $(BUILDER) $(if $(findstring buildah,$(BUILDER)),bud,build) --target $$stage $(LABELS) -t docker.io/mailtriage/$$stage:$(VERSION) .; done
+	@for stage in $(STAGES); do $(BUILDER) $(BUILD) --target $$stage $(LABELS) -t docker.io/mailtriage/$$stage:$(VERSION) .; done
 
 images-push: ## tag the images and push them to your registry (REGISTRY=registry.example.com/mailtriage BUILDER=... STAGES=...)
 	@test -n "$(REGISTRY)" || { echo "name the registry: make images-push REGISTRY=registry.example.com/mailtriage"; exit 1; }
-	@for stage in $(STAGES); do $(BUILDER) tag docker.io/mailtriage/$$stage:$(VERSION) $(REGISTRY)/$$stage:$(VERSION) && $(BUILDER) push $(REGISTRY)/$$stage:$(VERSION); done
+	@digest=$$(mktemp); trap 'rm -f "$$digest"' EXIT; for stage in $(STAGES); do \
+	  image=$(REGISTRY)/$$stage; \
+	  $(BUILDER) tag docker.io/mailtriage/$$stage:$(VERSION) $$image:$(VERSION); \
+	  $(PUSH) $$image:$(VERSION); \
+	  echo "pushed $$image@$$($(DIGEST))"; \
+	done
 
 lock: $(VENV)/bin/uv ## resolve the dependencies again, after a change in pyproject.toml
 	@requirements/lock

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,20 @@ def training_image(cluster: None) -> str:
 
 
 @contextmanager
-def restricted_namespace() -> Iterator[Namespace]:
+def namespace_that_enforces(level: str) -> Iterator[Namespace]:
+    """A new namespace that enforces this Pod Security level; gone after the block."""
     name = f"mailtriage-test-{secrets.token_hex(3)}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {"pod-security.kubernetes.io/enforce": level}
     made = Namespace(name)
     made.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield made
-    kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
+    try:
+        yield made
+    finally:
+        kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
+
+
+def restricted_namespace() -> AbstractContextManager[Namespace]:
+    return namespace_that_enforces("restricted")
 
 
 @pytest.fixture(scope="session")
