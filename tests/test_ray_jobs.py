@@ -166,7 +166,7 @@ def test_an_api_server_that_stays_away_ends_the_watch_and_is_not_waited_for_twic
         run_ray_job(job(), "mail", say=lambda line: None, limits=QUICK)
 
     assert failed.value.reason == "Unreachable"
-    assert len(cluster.failures) > 40
+    assert 50 - len(cluster.failures) <= 3  # tries in one second, and none to remove the job
 
 
 def test_an_operator_that_does_not_act_is_named(cluster: FakeCluster) -> None:

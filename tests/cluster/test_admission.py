@@ -13,6 +13,8 @@ import yaml
 from installation import CHART, ROOT
 from kube import KubectlFailed, Namespace, kubectl
 
+from components.training_places import manifest
+
 PROMETHEUS = "github.com/prometheus-operator/prometheus-operator"
 SCHEMAS = (  # Go module, file
     ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml"),
@@ -93,8 +95,10 @@ def test_objects_of_an_overlay_are_accepted(empty_namespace: Namespace, overlay:
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_ray_jobs_are_accepted(empty_namespace: Namespace, variant: str) -> None:
     objects = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "training" / variant))))
+    (job,) = [item for item in objects if item["kind"] == "RayJob"]
 
     empty_namespace.apply(*objects, dry_run=True)
+    assert manifest(variant) == job  # what the train step makes is what `kubectl apply -k` makes
 
 
 @pytest.mark.parametrize("role", ["head", "worker", "submitter"])
