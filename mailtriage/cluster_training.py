@@ -9,9 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ Say = Callable[[str], None]
 SHARED = Path("/mnt/training")  # where step and RayJob mount the claim `mailtriage-shared`
 CONFIG, TAXONOMY, TRAIN, VALIDATION = "config.yaml", "taxonomy.yaml", "train.jsonl", "validation.jsonl"
 CHECKPOINTS, BUNDLE = "checkpoints", "bundle"
+FOLLOWED = "followed"  # touched at each look that the step takes at the job
+UNFOLLOWED = 1200.0  # seconds without, after which the job ends; a step waits 600 s for the API server
 CONFIG_VOLUME = "config"  # of the manifest: the ConfigMap of a job that is applied by hand
 
 
@@ -65,7 +71,7 @@ def train_on_cluster(
     job = ray_job(template, settings, name, folder)
     _stage(folder, settings, taxonomy, train, validation)
     try:
-        run_ray_job(job, namespace, run=run, say=say)
+        run_ray_job(job, namespace, run=run, say=say, alive=(folder / FOLLOWED).touch)
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(folder / BUNDLE, output)
         bundle = Bundle.open(output)
@@ -110,12 +116,16 @@ def ray_job(template: Object, config: TrainingConfig, name: str, folder: Path) -
     return job
 
 
-def train_in(folder: Path, say: Say = print) -> None:
-    """The job's own work, on the Ray head: from the mails in `folder` to the bundle there."""
+def train_in(folder: Path, say: Say = print, unfollowed: float = UNFOLLOWED) -> None:
+    """The job's own work, on the Ray head: from the mails in `folder` to the bundle there.
+
+    Ends this process where nobody has followed the job for `unfollowed` seconds: a step that was killed left it behind.
+    """
     from mailtriage.examples import read_examples
     from mailtriage.taxonomy import Taxonomy
     from mailtriage.training import train
 
+    threading.Thread(target=_end_unfollowed, args=(folder, unfollowed, say), daemon=True).start()
     taxonomy = (folder / TAXONOMY).read_text(encoding="utf-8")
     train(
         TrainingConfig.parse((folder / CONFIG).read_text(encoding="utf-8"), CONFIG),
@@ -126,6 +136,21 @@ def train_in(folder: Path, say: Say = print) -> None:
         say=say,
         taxonomy_text=taxonomy,
     )
+
+
+def _end_unfollowed(folder: Path, seconds: float, say: Say) -> None:
+    """Compare times of the shared volume with each other only: its clock need not be this machine's."""
+    seen, since = 0.0, time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(min(10.0, seconds / 10))
+        with suppress(FileNotFoundError):
+            now = (folder / FOLLOWED).stat().st_mtime
+            if now != seen:
+                seen, since = now, time.monotonic()
+    _clear(folder, say)
+    say(f"error: no step has followed this job for {seconds:.0f} s")
+    sys.stdout.flush()
+    os._exit(1)  # from a thread, whatever the others do
 
 
 def _digest(config: TrainingConfig, taxonomy: str, *mails: Path) -> str:

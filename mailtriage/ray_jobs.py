@@ -2,7 +2,7 @@
 
 What came of a job is in its `.status`, never in the submitter's exit code. A watcher that is started again goes on with
 the job of the one before it. Whatever happens, the job and its Ray cluster are gone at the end; only where the API
-server stays away, or the watcher is killed for good, they wait for the job's own deadlines.
+server stays away, or the watcher is killed for good, they end by themselves, after some time.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def run_ray_job(
     *,
     run: str = "",
     say: Say = print,
+    alive: Callable[[], object] = lambda: None,
     limits: Limits | None = None,
-    api: KubernetesApi | None = None,
 ) -> None:
     """Make the job, or go on with the one that an earlier watcher of this run made; return when it has succeeded.
 
@@ -64,21 +64,22 @@ def run_ray_job(
         manifest: a RayJob; its name says what it works on, so that one name is one piece of work.
         run: which run asks; the same where a watcher is started again.
         say: gets the lines that the job prints, and what holds it up.
+        alive: called at each look at the job, for a job that ends where nobody follows it.
 
     Raises:
         RayJobFailed: it did not succeed; `reason` says how. The job is gone then, too.
         SystemExit: this process was told to terminate (SIGTERM).
     """
     limits = limits or Limits()
-    api = api or KubernetesApi(namespace, patience=limits.api, say=say)
+    api = KubernetesApi(namespace, patience=limits.api, say=say)
     watch = _Watch(_marked(manifest, run), run, api, say, limits)
     with _exit_on_sigterm():
         try:
             watch.attach()
-            watch.follow()
+            watch.follow(alive)
         except Unreachable as error:
             watch.out_of_reach = True
-            raise RayJobFailed("Unreachable", f"{error}; {watch.where} ends by its own deadlines") from None
+            raise RayJobFailed("Unreachable", f"{error}; {watch.where} ends by itself") from None
         except Refused as error:
             raise RayJobFailed("Refused", str(error)) from None
         finally:
@@ -144,7 +145,7 @@ class _Watch:
             time.sleep(self.limits.poll)
         self.uid = found["metadata"]["uid"]
 
-    def follow(self) -> None:
+    def follow(self, alive: Callable[[], object]) -> None:
         """Relay the log until the job has ended.
 
         Raises:
@@ -152,6 +153,7 @@ class _Watch:
         """
         started, stage = time.monotonic(), ""
         while True:
+            alive()
             found = self.api.ray_job(self.name)
             if found is None or found["metadata"]["uid"] != self.uid or _leaves(found):
                 raise self._failed("Deleted", "somebody deleted it")
@@ -186,7 +188,7 @@ class _Watch:
             if not self.out_of_reach:
                 self.say(f"{self.where} is not gone yet; KubeRay's operator, when it runs, removes it")
         except KubernetesError as error:
-            self.say(f"cannot remove {self.where}, which ends by its own deadlines: {error}")
+            self.say(f"cannot remove {self.where}, which ends by itself: {error}")
 
     def _relay_log(self) -> None:
         for line in self.log.new_lines():

@@ -4,6 +4,8 @@ How jobs really end is shown on the real KubeRay, in tests/cluster/test_ray_jobs
 """
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from mailtriage.config import TrainingConfig
 from mailtriage.errors import ConfigError, RayJobFailed
 from mailtriage.ray_jobs import Limits, pod_templates, run_ray_job
 
+ROOT = Path(__file__).parent.parent
 JOBS = "/apis/ray.io/v1/namespaces/mail/rayjobs"
 QUICK = Limits(poll=0.01, api=1.0, hopeless=0.1, controller=0.0, removal=1.0)
 
@@ -257,3 +260,26 @@ def test_a_failed_training_leaves_checkpoints_and_no_mail(cluster: FakeCluster, 
     (folder,) = (tmp_path / "shared" / "runs").iterdir()
     assert [item.name for item in folder.iterdir()] == ["checkpoints"]
     assert any("the same training goes on from them" in line for line in said)
+
+
+def test_a_job_that_no_step_follows_ends_and_leaves_no_mail(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "validation.jsonl", "followed"):
+        (tmp_path / name).write_text("{}\n")
+    program = """
+import sys, time
+from pathlib import Path
+from mailtriage import training
+from mailtriage.cluster_training import train_in
+training.train = lambda *_, **__: time.sleep(60)
+folder = Path(sys.argv[1])
+(folder / "config.yaml").write_text("epochs: 1")
+(folder / "taxonomy.yaml").write_text(Path("taxonomy.yaml").read_text())
+(folder / "train.jsonl").write_text(""), (folder / "validation.jsonl").write_text("")
+train_in(folder, unfollowed=0.5)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "error: no step has followed this job for 0 s\n"
+    assert not tmp_path.exists()
