@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 import mailtriage
 from components.training_places import manifest
@@ -185,3 +186,25 @@ def test_training_configuration_fits_the_cluster_that_the_job_asks_for(variant: 
     assert config.storage is not None
     assert config.storage.startswith("/mnt/training/")
     assert config.gpus is (variant == "gpu")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_a_namespaces_quota_has_room_for_a_roll_of_the_servers_beside_a_ray_job(overlay: Path) -> None:
+    (quota,) = [item for item in documents(overlay / "quota.yaml") if item["kind"] == "ResourceQuota"]
+    templates = pod_templates(ray_job())
+    workers = ray_job()["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"]
+    containers = [templates[role]["spec"]["containers"][0] for role in ("head", "submitter", *["worker"] * workers)]
+    (service,) = [item for item in base_objects() if item["kind"] == "InferenceService"]
+    patches = documents(overlay / "servers.yaml")[0]
+    for name in ("predictor", "transformer"):
+        given = {
+            patch["path"].removeprefix(f"/spec/{name}/"): patch["value"] for patch in patches if name in patch["path"]
+        }
+        resources = given.get("containers/0/resources", service["spec"][name]["containers"][0]["resources"])
+        pods = given.get("maxReplicas", service["spec"][name]["maxReplicas"]) + 1  # one more while a roll goes on
+        containers += [{"resources": resources}] * pods
+
+    for kind in ("requests", "limits"):
+        for resource in ("cpu", "memory"):
+            needed = sum(parse_quantity(container["resources"][kind][resource]) for container in containers)
+            assert needed <= parse_quantity(quota["spec"]["hard"][f"{kind}.{resource}"]), (kind, resource, needed)
