@@ -35,6 +35,13 @@ class TrainingConfig(BaseModel):
     pooling: Literal["mean", "cls"] = Field("mean", description="how token vectors become one vector a mail")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
 
+    dropout_samples: int = Field(
+        1, ge=1, description="masks of that dropout a mail, whose losses are averaged; costs next to nothing"
+    )
+    r_drop: float = Field(
+        0.0, ge=0, description="weight of R-Drop, which reads each mail twice: about twice the time a step; 0 is off"
+    )
+
     epochs: int = Field(4, ge=1, description="passes over the training mails")
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs that bring nothing; null never does"

@@ -130,6 +130,7 @@ def prepare(
     tokenizer.no_truncation()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = next(iter(model.encoder_of_tasks.values())).config
+    model.config.dropout_samples = config.dropout_samples
     longest = min(config.max_tokens, getattr(settings, "max_position_embeddings", config.max_tokens))
     mail_tokenizer = MailTokenizer(folder / "tokenizer.json", longest)
     parts = [
@@ -273,6 +274,8 @@ class _Loop:
         return float(loss_sum) / len(batches), float(tokens)
 
     def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        if self.config.r_drop:
+            ids, mask = ids.repeat(2, 1), mask.repeat(2, 1)  # the same mails under other dropout
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(input_ids=ids, attention_mask=mask)
         loss = self.objective(logits, targets)

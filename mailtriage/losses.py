@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 
 from mailtriage.config import TrainingConfig
 from mailtriage.metrics import UNLABELLED, Labels
@@ -30,6 +30,7 @@ class Objective:
             arXiv:1708.02002).
         weighting: `equal`: mean over the tasks; `uncertainty`: see `combine`; `alone`: the sum, for tasks that share
             no weights, so that each has the gradient of a model of its own.
+        r_drop: weight of `disagreement` (R-Drop, Liang et al. 2021, arXiv:2106.14448); 0 leaves it out.
     """
 
     label_smoothing: float = 0.0
@@ -37,6 +38,7 @@ class Objective:
     class_weights: Mapping[str, Tensor] = field(default_factory=dict)
     focal: bool = False
     weighting: Literal["equal", "uncertainty", "alone"] = "equal"
+    r_drop: float = 0.0
 
     @classmethod
     def of(cls, config: TrainingConfig, labels: Mapping[str, int], targets: Labels, device: str = "cpu") -> Objective:
@@ -51,11 +53,20 @@ class Objective:
                 class_weights[task] = counts.sum() / (number * counts)
         focal = config.imbalance == "focal"
         weighting = "alone" if config.tasks == "separate" else config.task_weighting
-        return cls(config.label_smoothing, log_priors, class_weights, focal, weighting)
+        return cls(config.label_smoothing, log_priors, class_weights, focal, weighting, config.r_drop)
 
     def __call__(self, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """One number; `logits` maps a task to (mails, labels), `targets` is (mails, tasks) in the same order."""
-        return self.combine(self.task_losses(logits, targets), (targets != UNLABELLED).any(dim=0))
+        """One number; `logits` maps a task to (mails, labels), `targets` is (mails, tasks) in the same order.
+
+        Logits may hold all mails several times over, under other dropout: then their losses are averaged. With
+        `r_drop`, the first half of the rows and the second are two readings of the same mails.
+        """
+        copies = len(next(iter(logits.values()))) // max(len(targets), 1)
+        targets = targets.repeat(copies, 1) if copies > 1 else targets
+        losses = self.task_losses(logits, targets)
+        if self.r_drop:
+            losses = losses + self.r_drop * torch.stack([disagreement(values.float()) for values in logits.values()])
+        return self.combine(losses, (targets != UNLABELLED).any(dim=0))
 
     def task_losses(self, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Mean loss of the labelled mails a task, shape (tasks,); 0 where no mail is labelled."""
@@ -90,3 +101,14 @@ class Objective:
             right = logits.softmax(dim=1).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
             return ((1 - right) ** FOCAL_GAMMA * each * weights).sum() / known.sum().clamp(min=1)
         return (each * weights).sum() / weights.sum().clamp(min=1e-9)
+
+
+def disagreement(logits: Tensor) -> Tensor:
+    """Mean over the mails of the Kullback-Leibler divergence of two readings, both ways and halved.
+
+    Args:
+        logits: shape (2 * mails, labels): all mails once, then all again. The paper adds up the cross entropies of the
+            two readings, of which we take the mean: its alpha is twice the weight here.
+    """
+    first, second = log_softmax(logits, dim=1).chunk(2)
+    return ((first.exp() - second.exp()) * (first - second)).sum(dim=1).mean() / 2

@@ -24,6 +24,7 @@ class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
         pooling: str = "mean",
         head_dropout: float = 0.1,
         separate: bool = False,
+        dropout_samples: int = 1,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})
@@ -31,6 +32,7 @@ class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
         self.pooling = pooling
         self.head_dropout = head_dropout
         self.separate = separate
+        self.dropout_samples = dropout_samples
         super().__init__(**kwargs)
 
 
@@ -99,7 +101,11 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
         """Nothing: `from_encoder` initialises the heads, and a saved model brings all its weights."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels)."""
+        """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels).
+
+        While training with `dropout_samples` above 1 (multi-sample dropout, Inoue 2019, arXiv:1905.09788), logits have
+        shape (samples * mails, labels): all mails under one mask of dropout, then all under the next.
+        """
         if self.config.separate:
             return {
                 task: self._answer(task, self._read(self.encoders[task], input_ids, attention_mask))
@@ -110,8 +116,11 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
 
     def _read(self, encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         tokens = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mail: Tensor = self.dropout(_pool(tokens, attention_mask, self.config.pooling))
-        return mail
+        mail = _pool(tokens, attention_mask, self.config.pooling)
+        if self.training and self.config.dropout_samples > 1:
+            mail = mail.repeat(self.config.dropout_samples, 1)
+        dropped: Tensor = self.dropout(mail)
+        return dropped
 
     def _answer(self, task: str, mail: Tensor) -> Tensor:
         logits: Tensor = self.heads[task](mail)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from mailtriage.config import TrainingConfig
-from mailtriage.losses import LOSS_FLOOR, Objective
+from mailtriage.losses import LOSS_FLOOR, Objective, disagreement
 from mailtriage.metrics import UNLABELLED
 
 LABELS = {"a": 3, "b": 2}
@@ -89,3 +89,37 @@ def test_uncertainty_weighting_has_the_gradient_of_kendall_et_al_at_the_best_var
 
     assert log_s.grad.abs().max() < 1e-6  # the variances are at their optimum
     assert torch.allclose(ours, losses.grad)
+
+
+def test_r_drop_adds_the_divergence_of_two_readings_both_ways(targets):
+    generator = torch.Generator().manual_seed(9)
+    twice = {task: torch.randn(2 * len(TARGETS), n, generator=generator) for task, n in LABELS.items()}
+    alpha = 3.0
+
+    def per_task(values, target):
+        readings = values.chunk(2)
+        nll = sum(cross_entropy(reading, target, ignore_index=UNLABELLED, reduction="mean") for reading in readings)
+        p, q = (log_softmax(reading, dim=1) for reading in readings)
+        both_ways = kl_div(q, p, log_target=True, reduction="none") + kl_div(p, q, log_target=True, reduction="none")
+        return nll + alpha * both_ways.sum(dim=1).mean() / 2  # equations 2 to 4 of the paper, a mean over the mails
+
+    expected = sum(per_task(twice[task], targets[:, i]) for i, task in enumerate(LABELS)) / 2  # two tasks
+
+    assert 2 * _objective(r_drop=alpha / 2)(twice, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_equal_readings_do_not_disagree():
+    once = torch.randn(4, 3)
+
+    assert disagreement(once.repeat(2, 1)).item() == pytest.approx(0, abs=1e-7)
+    assert disagreement(torch.cat([once, once.flip(1)])).item() > 0.01
+
+
+def test_multi_sample_dropout_averages_the_losses_of_its_masks(targets):
+    generator = torch.Generator().manual_seed(9)
+    thrice = {task: torch.randn(3 * len(TARGETS), n, generator=generator) for task, n in LABELS.items()}
+    samples = [{task: values.chunk(3)[i] for task, values in thrice.items()} for i in range(3)]
+
+    expected = np.mean([_objective()(sample, targets).item() for sample in samples])
+
+    assert _objective()(thrice, targets).item() == pytest.approx(expected, rel=1e-5)

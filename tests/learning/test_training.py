@@ -13,7 +13,9 @@ from mailtriage.config import TrainingConfig
 from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError, ExportError
 from mailtriage.examples import Example
+from mailtriage.features import pad
 from mailtriage.fitting import Epoch, TrainingState, fit, predict_logits, prepare
+from mailtriage.losses import disagreement
 from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 
@@ -152,6 +154,40 @@ def test_patience_ends_a_run_that_gets_no_better(
     idle = tiny_config.model_copy(update={"patience": 2, "learning_rate": 1e-9, "head_learning_rate": 1e-9})
 
     assert len(_fit(idle, taxonomy, parts, tmp_path)) == 3
+
+
+def test_dropout_samples_are_masks_of_one_reading_and_only_of_training(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    config = tiny_config.model_copy(update={"dropout_samples": 4, "dropout": 0.5})
+    model, _, validation = prepare(config, taxonomy, *parts, tmp_path)
+    ids = torch.from_numpy(validation.input_ids[0].astype(np.int64))[None].repeat(2, 1)
+    read: list[int] = []
+    model.encoder.register_forward_hook(lambda _module, _args, output: read.append(len(output.last_hidden_state)))
+
+    training_logits = model.train()(ids, torch.ones_like(ids))["queue"]
+    answers = model.eval()(ids, torch.ones_like(ids))["queue"]
+
+    assert read == [2, 2]  # the encoder, which costs the time, reads each mail once
+    assert training_logits.shape[0] == 8
+    assert len({tuple(row) for row in training_logits.tolist()}) == 8
+    assert answers.shape[0] == 2
+
+
+def test_r_drop_makes_two_readings_of_a_mail_agree(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    def disagreement_after(weight: float) -> float:
+        config = tiny_config.model_copy(update={"r_drop": weight, "epochs": 3, "dropout": 0.3, "dropout_samples": 2})
+        model, train, validation = prepare(config, taxonomy, *parts, tmp_path)
+        history = fit(model, train, validation, config)
+        assert history[-1].loss < history[0].loss
+        ids, mask = (torch.from_numpy(array) for array in pad(validation.input_ids[:40]))
+        torch.manual_seed(1)
+        logits = model.train()(ids, mask)  # two masks of dropout
+        return sum(disagreement(values).item() for values in logits.values())
+
+    assert disagreement_after(10.0) < 0.6 * disagreement_after(0.0)
 
 
 def _weights_of(config, taxonomy, parts, folder: Path) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
