@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import build_and_load
 from installation import ROOT
 from kube import Namespace, kubectl, wait_until
 
-from components.training_places import as_process
 from mailtriage.bundle import Bundle
 from mailtriage.config import TrainingConfig
 from mailtriage.examples import Example, write_examples
+from mailtriage.fitting import fit, prepare
 from mailtriage.ray_jobs import JOB
+from mailtriage.taxonomy import Taxonomy
 
 SLOW = TrainingConfig(  # epochs of some seconds, and nothing that chance decides
     encoder="embedded",
@@ -89,11 +89,6 @@ def test_a_ray_job_that_cannot_train_ends_as_failed_and_says_why(
     assert "missing.jsonl" in namespace.kubectl("logs", "--selector=job-name=mailtriage-fails", "--tail=-1")
     assert len(namespace.list("pods", "job-name=mailtriage-fails")) == 1  # submitted once
     assert not (training_volume / "bundles" / "none").exists()
-
-
-@pytest.fixture(scope="session")
-def platform_image(cluster: None) -> str:
-    return build_and_load("platform")
 
 
 @pytest.fixture
@@ -192,6 +187,8 @@ def test_the_train_step_loses_a_worker_in_an_epoch_and_ends_with_the_same_qualit
     split_mails: tuple[Path, Path],
     training_image: str,
     platform_image: str,
+    taxonomy: Taxonomy,
+    examples: list[Example],
     tmp_path: Path,
 ) -> None:
     may_run_ray_jobs(namespace)
@@ -212,21 +209,18 @@ def test_the_train_step_loses_a_worker_in_an_epoch_and_ends_with_the_same_qualit
     wait_until("an epoch is over", trains, 300, namespace.report)
     (worker,) = namespace.list("pods", f"{JOB},ray.io/node-type=worker")
     namespace.kubectl("delete", "pod", worker["metadata"]["name"], "--grace-period=0", "--force")
-    undisturbed, score = as_process(
-        SLOW, (ROOT / "taxonomy.yaml").read_text(encoding="utf-8"), *split_mails, tmp_path / "undisturbed"
-    )
+    undisturbed = fit(*prepare(SLOW, taxonomy, examples[:320], examples[320:], tmp_path), SLOW)
     wait_until("the step ends", lambda: phase() in ("Succeeded", "Failed"), 300, log)
 
     said = log()
     assert phase() == "Succeeded", said
     assert [said.count(f"epoch {epoch}/3  loss") for epoch in (1, 2, 3)] == [1, 1, 1], said
     trained = Bundle.open(training_volume / "steps" / "bundle")
-    losses = [
-        [epoch["loss"] for epoch in bundle.read_json("metrics.json")["history"]] for bundle in (trained, undisturbed)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    losses = [epoch["loss"] for epoch in trained.read_json("metrics.json")["history"]]
+    assert losses == pytest.approx([epoch.loss for epoch in undisturbed], rel=1e-3)
     output = json.loads((training_volume / "steps" / "output.json").read_text())
-    assert output["parameterValues"]["Output"] == pytest.approx(score, abs=0.02)
+    score = output["parameterValues"]["Output"]
+    assert score == pytest.approx(max(epoch.macro_f1 for epoch in undisturbed), abs=0.02)
     assert output["artifacts"]["bundle"]["artifacts"][0]["metadata"]["digest"] == trained.digest
     assert not list((training_volume / "runs").iterdir())
     assert not namespace.list("pods", JOB)
