@@ -19,7 +19,7 @@ from typing import IO, Any, Literal, TypeVar
 from mailtriage.cleaning import Cleaned, clean
 from mailtriage.errors import DataError
 from mailtriage.mail import Email
-from mailtriage.readers import Rejected, read_mails
+from mailtriage.readers import Reading, Rejected, read_mails
 
 BATCH = 256  # mails that go to a process at a time
 RESTARTS = 3  # of the processes, while no part gets done
@@ -39,7 +39,7 @@ def clean_file(
     output: str | Path,
     quarantine: str | Path | None = None,
     processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
     *,
     greeting: Literal["keep", "cut"] = "keep",
     redact: bool = False,
@@ -54,7 +54,8 @@ def clean_file(
         output: the file of cleaned mails.
         quarantine: the file of rejected rows; without it, they are only counted.
         processes: how many to use; all cores by default, and 1 cleans in this process.
-        progress: called now and then with the number of rows done so far, rejected ones included.
+        progress: called now and then with the number of rows done so far, rejected ones included, and the share of
+            the input's bytes that these are, from 0 to 1.
         greeting: as in `clean`.
         redact: as in `clean`.
 
@@ -63,10 +64,13 @@ def clean_file(
     """
     work = partial(_clean_batch, greeting=greeting, redact=redact)
     mails = rejected = 0
+    reading = Reading()
+    ends: deque[int] = deque()  # bytes read at the end of each batch that is not done
     with ExitStack() as files:
         cleaned = files.enter_context(_replaced(Path(output)))
         refused = files.enter_context(_replaced(Path(quarantine))) if quarantine is not None else None
-        for batch in in_order(work, _batches(read_mails(input)), processes or os.cpu_count() or 1):
+        batches = _batches(read_mails(input, reading=reading), lambda: ends.append(reading.done))
+        for batch in in_order(work, batches, processes or os.cpu_count() or 1):
             for row in batch:
                 if isinstance(row, str):
                     cleaned.write(row)
@@ -76,7 +80,8 @@ def clean_file(
                     if refused is not None:
                         refused.write(_line(row.to_record()))
             if progress is not None:
-                progress(mails + rejected)
+                progress(mails + rejected, ends[0] / max(1, reading.total))
+            ends.popleft()
     return Cleaning(mails, rejected)
 
 
@@ -107,9 +112,11 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _batches(rows: Iterable[Email | Rejected]) -> Iterator[_Rows]:
+def _batches(rows: Iterable[Email | Rejected], taken: Callable[[], None]) -> Iterator[_Rows]:
+    """Parts for the processes; `taken` is called as each is complete."""
     iterator = iter(rows)
     while batch := list(islice(iterator, BATCH)):
+        taken()
         yield batch
 
 

@@ -17,7 +17,10 @@ from mailtriage.errors import ConfigError, DataError, MailtriageError
 
 if TYPE_CHECKING:
     from mailtriage.cleaning import Cleaned
+    from mailtriage.config import TrainingConfig
     from mailtriage.mail import Email
+    from mailtriage.splitting import Split
+    from mailtriage.taxonomy import Taxonomy
 
 app = typer.Typer(
     help="Sorts customer e-mail: cleans it, gives it three labels, and decides who looks at it.",
@@ -163,10 +166,6 @@ def train(
 ) -> None:
     """Clean, split and train; write a bundle. A stopped run goes on when it is started again."""
     from mailtriage.config import load_config
-    from mailtriage.examples import Example
-    from mailtriage.ingestion import read_labelled
-    from mailtriage.readers import Rejected, write_rejected
-    from mailtriage.splitting import split
     from mailtriage.taxonomy import Taxonomy
     from mailtriage.training import train as train_bundle
 
@@ -174,6 +173,39 @@ def train(
     if warm_start:
         settings = settings.model_copy(update={"warm_start": warm_start})
     taxonomy = Taxonomy.load(settings.taxonomy)
+    parts = _split_mails(settings, taxonomy, data, output)
+    result = train_bundle(settings, taxonomy, parts.train, parts.validation, output, say)
+    say(f"validation macro-F1 {result.validation_macro_f1:.3f}; the bundle is in {output}")
+
+
+@app.command()
+def tune(
+    config: ExistingFile,
+    space: Annotated[Path, typer.Argument(exists=True, help="YAML: setting -> choice, uniform or loguniform.")],
+    data: Annotated[Path, typer.Option(help="A file or folder of labelled mails.")],
+    output: Annotated[Path, typer.Option(help="Folder for bundle, best.yaml and trials.csv.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many draws from the space.")] = 16,
+) -> None:
+    """Search for settings (Ray Tune, ASHA), each trial in MLflow; train the best. A stopped search goes on."""
+    from mailtriage.config import load_config
+    from mailtriage.search import parse_space, search
+    from mailtriage.taxonomy import Taxonomy
+
+    settings = load_config(config)
+    ranges = parse_space(space.read_text(encoding="utf-8"), settings, str(space))
+    taxonomy = Taxonomy.load(settings.taxonomy)
+    parts = _split_mails(settings, taxonomy, data, output)
+    result = search(settings, ranges, taxonomy, parts.train, parts.validation, output, trials=trials, say=say)
+    say(f"validation macro-F1 {result.validation_macro_f1:.3f}; the bundle is {output / 'bundle'}")
+
+
+def _split_mails(config: TrainingConfig, taxonomy: Taxonomy, data: Path, output: Path) -> Split:
+    """Read labelled mails, put those that cannot be used beside `output`, clean and split."""
+    from mailtriage.examples import Example
+    from mailtriage.ingestion import read_labelled
+    from mailtriage.readers import Rejected, write_rejected
+    from mailtriage.splitting import split
+
     rows = list(read_labelled(data, taxonomy))
     rejected = [row for row in rows if isinstance(row, Rejected)]
     if rejected:
@@ -181,9 +213,7 @@ def train(
         write_rejected(quarantine, rejected)
         say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
     examples = [Example.from_email(mail, len(rows)) for mail in rows if not isinstance(mail, Rejected)]
-    parts = split(examples, seed=settings.seed, method=settings.split)
-    result = train_bundle(settings, taxonomy, parts.train, parts.validation, output, say)
-    say(f"validation macro-F1 {result.validation_macro_f1:.3f}; the bundle is in {output}")
+    return split(examples, seed=config.seed, method=config.split)
 
 
 @app.command()
@@ -237,14 +267,16 @@ def clean(
 
 
 def _clean_file(mails: Path, output: Path, quarantine: Path | None) -> None:
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from mailtriage.bulk_cleaning import clean_file
 
-    columns = SpinnerColumn(), TextColumn("{task.completed:,} mails cleaned"), TimeElapsedColumn()
+    columns = BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rows]:,} mails"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        counts = clean_file(mails, output, quarantine, progress=lambda rows: bar.update(task, completed=rows))
+        task = bar.add_task("", total=1.0, rows=0)
+        counts = clean_file(
+            mails, output, quarantine, progress=lambda rows, share: bar.update(task, completed=share, rows=rows)
+        )
     say(f"wrote {counts.mails:,} cleaned mails to {output}; {counts.rejected:,} rows could not be read")
 
 

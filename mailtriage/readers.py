@@ -36,15 +36,40 @@ class Rejected:
         return {key: asdict(self)[key] for key in ("source", "row", "code", "reason")}
 
 
+@dataclass(slots=True)
+class Reading:
+    """How far `read_mails` is, in bytes of the files as they lie on the disk."""
+
+    done: int = 0
+    total: int = 0
+    _before: int = 0  # bytes of the files that are done
+
+    def begin(self, path: Path) -> None:
+        """These files are about to be read."""
+        self.total = sum(file.stat().st_size for file in (mail_files(path) if path.is_dir() else [path]))
+
+    def at(self, file: IO[bytes]) -> None:
+        """So far the current file is read."""
+        raw: IO[bytes] = getattr(file, "fileobj", file)  # what a gzip file reads
+        if not raw.closed:  # the CSV and Parquet readers close what they have read
+            self.done = self._before + raw.tell()
+
+    def end(self, path: Path) -> None:
+        """This file is done."""
+        self.done = self._before = self._before + path.stat().st_size
+
+
 # What a file holds before anyone checks it: row numbers, and the record or what is wrong with it.
 _Rows = Iterator[tuple[int, "dict[str, Any] | Email | InvalidMail"]]
 
 
-def read_mails(path: str | Path, tasks: Sequence[str] = ()) -> Iterator[Email | Rejected]:
+def read_mails(
+    path: str | Path, tasks: Sequence[str] = (), reading: Reading | None = None
+) -> Iterator[Email | Rejected]:
     """The mails of a file or folder in order, and in their places the rows that cannot be used.
 
     `tasks` are the keys that hold labels. A second mail with the same id is rejected. Files are streamed, but for
-    `.json`, which is read whole.
+    `.json`, which is read whole; `reading`, if given, says how far they are.
 
     Raises:
         DataError: there is no such file, or it is no file of mails; in a folder, such a file is a rejected row 0.
@@ -52,11 +77,12 @@ def read_mails(path: str | Path, tasks: Sequence[str] = ()) -> Iterator[Email | 
     path = Path(path)
     if not path.exists():
         raise DataError(f"expected a file or folder of mails, found nothing at {path}")
-    seen = _SeenIds()
+    seen, reading = _SeenIds(), reading or Reading()
+    reading.begin(path)
     if path.is_dir():
-        yield from _read_folder(path, tasks, seen)
+        yield from _read_folder(path, tasks, seen, reading)
     else:
-        yield from _read_file(path, path.name, tasks, seen)
+        yield from _read_file(path, path.name, tasks, seen, reading)
 
 
 def write_rejected(path: str | Path, rejected: Iterable[Rejected]) -> int:
@@ -75,16 +101,18 @@ def mail_files(folder: Path) -> list[Path]:
     return sorted(file for file in files if _suffix(file) in _READERS)
 
 
-def _read_folder(folder: Path, tasks: Sequence[str], seen: _SeenIds) -> Iterator[Email | Rejected]:
+def _read_folder(folder: Path, tasks: Sequence[str], seen: _SeenIds, reading: Reading) -> Iterator[Email | Rejected]:
     for file in mail_files(folder):
         source = file.relative_to(folder).as_posix()
         try:
-            yield from _read_file(file, source, tasks, seen)
+            yield from _read_file(file, source, tasks, seen, reading)
         except DataError as error:
             yield Rejected(0, str(error), "unreadable_file", source)
 
 
-def _read_file(path: Path, source: str, tasks: Sequence[str], seen: _SeenIds) -> Iterator[Email | Rejected]:
+def _read_file(
+    path: Path, source: str, tasks: Sequence[str], seen: _SeenIds, reading: Reading
+) -> Iterator[Email | Rejected]:
     suffix = _suffix(path)
     if suffix not in _READERS:
         known = ", ".join(_READERS)
@@ -92,10 +120,13 @@ def _read_file(path: Path, source: str, tasks: Sequence[str], seen: _SeenIds) ->
     try:
         with _open(path) as file:
             for row, record in _READERS[suffix](file, path):
+                reading.at(file)
                 yield _checked(row, record, source, tasks, seen)
     except (OSError, EOFError) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else "it is cut off or no gzip file"
         raise DataError(f"cannot read {path} to its end: {detail}") from None
+    finally:
+        reading.end(path)
 
 
 def _open(path: Path) -> IO[bytes]:

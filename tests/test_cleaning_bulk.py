@@ -60,13 +60,15 @@ def test_rejected_rows_go_to_the_quarantine_file(tmp_path: Path) -> None:
     ]
 
 
-def test_progress_counts_every_row(tmp_path: Path) -> None:
+def test_progress_counts_every_row_and_says_the_share(tmp_path: Path) -> None:
     mails = write_mails(tmp_path / "mails.jsonl", 2 * BATCH + 1)
-    seen: list[int] = []
+    seen: list[tuple[int, float]] = []
 
-    clean_file(mails, tmp_path / "clean.jsonl", processes=1, progress=seen.append)
+    clean_file(mails, tmp_path / "clean.jsonl", processes=1, progress=lambda *at: seen.append(at))
 
-    assert seen == [BATCH, 2 * BATCH, 2 * BATCH + 1]
+    assert [rows for rows, _ in seen] == [BATCH, 2 * BATCH, 2 * BATCH + 1]
+    first, second, last = (share for _, share in seen)
+    assert 0.4 < first < 0.6 < second <= last == 1.0
 
 
 def test_options_reach_the_cleaning(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mailtriage.errors import DataError
 from mailtriage.mail import Email
-from mailtriage.readers import Rejected, _SeenIds, read_mails, write_rejected
+from mailtriage.readers import Reading, Rejected, _SeenIds, read_mails, write_rejected
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -248,6 +248,25 @@ def test_a_cut_off_gzip_file_gives_its_rows_and_then_an_error(tmp_path: Path) ->
         read.extend(read_mails(path))
 
     assert not read or isinstance(read[0], Email)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_how_far_reading_is_grows_from_nothing_to_all_bytes_of_a_folder(tmp_path: Path, packed: bool) -> None:
+    for name in ("a", "b"):
+        lines = "".join(json.dumps({"id": f"{name}{n}", "body": "Frage " * 400}) + "\n" for n in range(200))
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        if packed:
+            (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+            (tmp_path / f"{name}.jsonl").unlink()
+    (tmp_path / "c.csv").write_text("id;subject;body\nx;;Frage\n", encoding="utf-8")
+    reading = Reading()
+
+    seen = [reading.done for _ in read_mails(tmp_path, reading=reading)]
+
+    assert seen == sorted(seen)
+    assert len(seen) == 401
+    assert seen[0] < reading.total / 2 < seen[-2]
+    assert reading.done == reading.total == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
 def test_the_set_of_seen_ids_grows_and_forgets_nothing() -> None:
