@@ -167,6 +167,9 @@ def test_bad_requests_keep_their_status_through_the_gateway(
         ({"exp": 1}, 401, "unauthorized"),
         ({"iss": "https://elsewhere.example.com"}, 401, "unauthorized"),
         ({"aud": "billing"}, 403, "forbidden"),
+        ({"exp": None}, 401, "unauthorized"),
+        ({"sub": None}, 401, "unauthorized"),
+        ({"sub": ""}, 401, "unauthorized"),
     ],
 )
 def test_a_token_of_the_issuer_opens_in_the_place_of_a_key(
@@ -225,7 +228,9 @@ def test_predictor_has_no_route_from_outside(release: Release) -> None:
     routes = release.namespace.list("httproutes")
 
     assert {route["metadata"]["name"] for route in routes} == {"mailtriage-api", "mailtriage-api-token"}
-    backends = {ref["name"] for route in routes for rule in route["spec"]["rules"] for ref in rule["backendRefs"]}
+    backends = {
+        ref["name"] for route in routes for rule in route["spec"]["rules"] for ref in rule.get("backendRefs", [])
+    }
     assert backends == {"mailtriage-transformer"}
     assert release.namespace.list("ingresses") == []
     services = release.namespace.list("services")

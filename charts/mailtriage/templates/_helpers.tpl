@@ -62,28 +62,37 @@ name: {{ include "mailtriage.name" . }}
 {{- end -}}
 {{- end }}
 
+{{/* Paths that exist outside, by rule. */}}
+{{- define "mailtriage.paths" -}}
+{{- $model := .Values.modelName -}}
+predict: [{{ printf "/v1/models/%s:predict" $model }}, {{ printf "/v1/models/%s:explain" $model }}, {{ printf "/v2/models/%s/infer" $model }}]
+status: [{{ printf "/v1/models/%s" $model }}, {{ printf "/v2/models/%s" $model }}, {{ printf "/v2/models/%s/ready" $model }}, /v2/health/ready, /v2/health/live]
+{{- end }}
+
+{{/* Matches of an HTTPRoute: Exact, because a PathPrefix compares whole path elements and would not match `:predict`. What is
+     not listed is 404. Call with (list PATHS HEADERS). */}}
+{{- define "mailtriage.matches" -}}
+{{- $headers := index . 1 -}}
+{{- range index . 0 }}
+- path: {type: Exact, value: {{ . | quote }}}
+  {{- with $headers }}
+  headers: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Rules of an HTTPRoute. Call with (list $ HEADERS), the header matches that a request needs beside its path. */}}
 {{- define "mailtriage.routeRules" -}}
 {{- $ := index . 0 -}}
 {{- $headers := index . 1 -}}
-{{- $model := $.Values.modelName -}}
-{{- $predict := list (printf "/v1/models/%s:predict" $model) (printf "/v1/models/%s:explain" $model) (printf "/v2/models/%s/infer" $model) -}}
-{{- $status := list (printf "/v1/models/%s" $model) (printf "/v2/models/%s" $model) (printf "/v2/models/%s/ready" $model) "/v2/health/ready" "/v2/health/live" -}}
-{{- range $name, $paths := dict "predict" $predict "status" $status }}
+{{- range $name, $paths := include "mailtriage.paths" $ | fromYaml }}
 - name: {{ $name }}
-  # Exact, because a PathPrefix compares whole path elements and would not match `:predict`. What is not listed here is 404.
-  matches:
-    {{- range $paths }}
-    - path: {type: Exact, value: {{ . | quote }}}
-      {{- with $headers }}
-      headers: {{- toYaml . | nindent 8 }}
-      {{- end }}
-    {{- end }}
+  matches: {{- include "mailtriage.matches" (list $paths $headers) | nindent 4 }}
   filters:
     # What opens the door stays at the door.
     - type: RequestHeaderModifier
       requestHeaderModifier:
-        remove: [authorization, {{ $.Values.apiKeys.header }}]
+        remove: [authorization, {{ $.Values.apiKeys.header }}{{ if $headers }}, x-token-expires{{ end }}]
         {{- if $headers }}
         set:
           - {name: x-client-id, value: "%REQ(x-token-subject)%"}
