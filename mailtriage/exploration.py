@@ -101,8 +101,7 @@ def suspicious_labels(
     groups, words = np.array(groups_of(examples)), _words(examples)
     found = []
     for task in taxonomy.tasks:
-        counts = np.bincount(true[task.id][true[task.id] >= 0], minlength=len(task.labels))
-        rows = np.flatnonzero((true[task.id] >= 0) & (counts[np.maximum(true[task.id], 0)] >= FEWEST))
+        rows = _searchable(true[task.id], groups, len(task.labels))
         labels, given = np.unique(true[task.id][rows], return_inverse=True)
         if len(labels) < 2:
             continue
@@ -116,6 +115,14 @@ def suspicious_labels(
             confidence = round(float(probabilities[position, best]), 4)
             found.append(Suspicion(examples[rows[position]].id, task.id, *names, confidence))
     return sorted(found, key=lambda suspicion: (-suspicion.confidence, suspicion.id, suspicion.task))
+
+
+def _searchable(true: Labels, groups: Labels, count: int) -> Labels:
+    """Positions of mails whose label has `FEWEST` mails, not all copies of one: copies are held out together."""
+    mails = np.bincount(true[true >= 0], minlength=count)
+    kinds = np.bincount(np.unique(np.stack([true, groups])[:, true >= 0], axis=1)[0], minlength=count)
+    usable = (mails >= FEWEST) & (kinds > 1)
+    return np.flatnonzero((true >= 0) & usable[np.maximum(true, 0)])
 
 
 def write_suspicions(path: Path, suspicions: Sequence[Suspicion]) -> None:
@@ -205,7 +212,7 @@ def _draw(
     pictures = {"labels": plots.label_distribution(output / "explore_labels.png", figures["labels"])}
     months = [mail.received_at.strftime("%Y-%m") if mail.received_at else None for mail in examples]
     if len(set(months) - {None}) > 1:
-        for task in taxonomy.tasks:
+        for task in (task for task in taxonomy.tasks if (true[task.id] != UNLABELLED).any()):
             over_time = _over_time(task.label_ids, months, true[task.id])
             pictures[f"time_{task.id}"] = plots.labels_over_time(
                 output / f"explore_time_{task.id}.png", task.id, *over_time

@@ -2,11 +2,13 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
+from mailtriage.evaluation import true_labels
 from mailtriage.examples import Example
-from mailtriage.exploration import conflicts, explore
+from mailtriage.exploration import conflicts, explore, suspicious_labels
 from mailtriage.sample import generate
 from mailtriage.splitting import near_duplicate_groups, split
 
@@ -72,3 +74,53 @@ def test_near_duplicates_with_different_labels_are_conflicts(taxonomy):
     duplicates = near_duplicate_groups([mail.text for mail in mails])
     assert conflicts(mails, duplicates, taxonomy)["queue"] == {"groups": 1, "mails": 3}
     assert conflicts(mails[:2], duplicates[:2], taxonomy)["queue"] == {"groups": 0, "mails": 0}
+
+
+@pytest.fixture(scope="module")
+def sparse(examples):
+    """Mails of which a third lack a label, and none has a topic."""
+    return [
+        replace(
+            mail, labels={task: None if task == "topic" or n % 3 == 0 else label for task, label in mail.labels.items()}
+        )
+        for n, mail in enumerate(examples)
+    ]
+
+
+def test_missing_labels_are_counted_and_never_suspected(sparse, taxonomy, tmp_path):
+    unlabelled = {(task, mail.id) for mail in sparse for task, label in mail.labels.items() if label is None}
+
+    figures = explore(sparse, taxonomy, split(sparse), tmp_path)
+
+    assert figures["missing"]["topic"] == len(sparse)
+    assert sum(figures["missing"].values()) == len(unlabelled)
+    assert figures["missing"]["queue"] > 100
+    for task in taxonomy.tasks:
+        assert sum(figures["labels"][task.id].values()) == len(sparse) - figures["missing"][task.id]
+    with (tmp_path / "suspicious_labels.csv").open(encoding="utf-8", newline="") as stream:
+        suspected = {(row["task"], row["id"]) for row in csv.DictReader(stream)}
+    assert suspected
+    assert not suspected & unlabelled
+    assert figures["conflicts"]["topic"] == {"groups": 0, "mails": 0}
+    page = (tmp_path / "explore.html").read_text(encoding="utf-8")
+    assert f"{len(sparse):,}</td>" in page
+
+
+def test_mails_without_any_label_can_be_looked_at(examples, taxonomy, tmp_path):
+    mails = [replace(mail, labels={}) for mail in examples[:60]]
+
+    figures = explore(mails, taxonomy, split(mails), tmp_path)
+
+    assert figures["suspicious"] == dict.fromkeys(taxonomy.task_ids, 0)
+    assert set(figures["missing"].values()) == {60}
+
+
+def test_a_label_that_only_copies_of_one_mail_carry_stops_nothing(examples, taxonomy):
+    queues = taxonomy.task("queue").label_ids
+    other = [replace(mail, labels={"queue": queues[0]}) for mail in examples[:40]]
+    copies = [replace(examples[50], id=f"copy-{n}", labels={"queue": queues[1]}) for n in range(15)]
+    mails = other + copies
+
+    suspicions = suspicious_labels(mails, taxonomy, true_labels(taxonomy, mails))
+
+    assert {suspicion.task for suspicion in suspicions} <= {"queue"}
