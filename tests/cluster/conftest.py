@@ -93,6 +93,11 @@ def training_image(cluster: None) -> str:
     return build_and_load("training")
 
 
+@pytest.fixture(scope="session")
+def platform_image(cluster: None) -> str:
+    return build_and_load("platform")
+
+
 @contextmanager
 def namespace_that_enforces(level: str) -> Iterator[Namespace]:
     """A new namespace that enforces this Pod Security level; gone after the block."""
@@ -176,12 +181,18 @@ def helm_config(namespace: Namespace) -> Iterator[helm.Config]:
 
 
 @pytest.fixture(scope="session")
-def release(
-    namespace: Namespace, helm_config: helm.Config, serving_image: str, shared_folder: Path, bundle_path: Path
-) -> Iterator[Release]:
-    """The chart, installed with a real bundle on a volume, two pods of each server, keys and tokens; all are ready."""
+def served_folder(shared_folder: Path, bundle_path: Path) -> str:
+    """Name of the folder of the shared volume that has a real bundle."""
     shutil.copytree(bundle_path, shared_folder / "bundles" / "current")
     subprocess.run(["chmod", "-R", "a+rX", str(shared_folder)], check=True)
+    return "current"
+
+
+@pytest.fixture(scope="session")
+def release(
+    namespace: Namespace, helm_config: helm.Config, serving_image: str, served_folder: str
+) -> Iterator[Release]:
+    """The chart, installed with a real bundle on a volume, two pods of each server, keys and tokens; all are ready."""
     namespace.apply(
         {
             "apiVersion": "v1",
@@ -190,7 +201,7 @@ def release(
             "stringData": {"crm": API_KEY},
         }
     )
-    helm_config.install(CHART, "mailtriage", release_values(serving_image, "current"))
+    helm_config.install(CHART, "mailtriage", release_values(serving_image, served_folder))
     # The InferenceService is Ready before its pods are.
     namespace.wait_for_deployments("mailtriage-predictor", "mailtriage-transformer")
     address = wait_until("the Gateway has an address", lambda: gateway_address(namespace), 120, namespace.report)

@@ -94,7 +94,7 @@ def answers(host: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def pushed_image(registry: Registry) -> dict[str, str]:
+def pushed_image(registry: Registry) -> Iterator[dict[str, str]]:
     """`image` of the chart's values: repository and digest, as `make images-push` says them."""
     builder = os.environ.get("BUILDER", "docker")
     place = f"{registry.host}/mailtriage"
@@ -102,7 +102,8 @@ def pushed_image(registry: Registry) -> dict[str, str]:
     said = registry.push("make", "images-push", f"REGISTRY={place}", "STAGES=serving", f"BUILDER={builder}")
 
     (digest,) = re.findall(rf"^pushed {place}/serving@(sha256:[0-9a-f]{{64}})$", said, re.MULTILINE)
-    return {"repository": f"{place}/serving", "digest": digest}
+    yield {"repository": f"{place}/serving", "digest": digest}
+    run(builder, "rmi", f"{place}/serving:{mailtriage.__version__}")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ SLOW = TrainingConfig(  # epochs of some seconds, and nothing that chance decide
     encoder="embedded",
     encoder_layers=1,
     max_tokens=64,
-    epochs=3,
+    epochs=5,
     freeze_embeddings=True,
     dropout=0.0,
     batch_tokens=256,
@@ -204,17 +204,21 @@ def test_the_train_step_loses_a_worker_in_an_epoch_and_ends_with_the_same_qualit
 
     def trains() -> bool:
         assert phase() != "Failed", log()
-        return phase() == "Running" and "epoch 1/3  loss" in log()
+        return phase() == "Running" and "epoch 1/5  loss" in log()
 
     wait_until("an epoch is over", trains, 300, namespace.report)
     (worker,) = namespace.list("pods", f"{JOB},ray.io/node-type=worker")
     namespace.kubectl("delete", "pod", worker["metadata"]["name"], "--grace-period=0", "--force")
+    assert "epoch 5/5  loss" not in log()
     undisturbed = fit(*prepare(SLOW, taxonomy, examples[:320], examples[320:], tmp_path), SLOW)
     wait_until("the step ends", lambda: phase() in ("Succeeded", "Failed"), 300, log)
 
     said = log()
     assert phase() == "Succeeded", said
-    assert [said.count(f"epoch {epoch}/3  loss") for epoch in (1, 2, 3)] == [1, 1, 1], said
+    group = worker["metadata"]["name"].rpartition("-")[0]
+    workers = {event["involvedObject"]["name"] for event in namespace.list("events") if event["reason"] == "Scheduled"}
+    assert len([name for name in workers if name.startswith(group)]) == 2  # it was replaced, so it was needed
+    assert [said.count(f"epoch {epoch}/5  loss") for epoch in range(1, 6)] == [1] * 5, said
     trained = Bundle.open(training_volume / "steps" / "bundle")
     losses = [epoch["loss"] for epoch in trained.read_json("metrics.json")["history"]]
     assert losses == pytest.approx([epoch.loss for epoch in undisturbed], rel=1e-3)
