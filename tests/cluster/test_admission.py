@@ -155,3 +155,19 @@ def test_pipeline_runner_may_do_what_the_train_step_does_and_nothing_else(empty_
     verbs = ("get", "list", "watch", "create", "delete", "update", "patch")
 
     assert {(resource, verb) for resource in resources for verb in verbs if may(verb, resource)} == wanted
+
+
+def test_helm_tests_account_may_read_its_gateway_and_nothing_else(empty_namespace: Namespace) -> None:
+    objects = rendered({"bundle": {"storageUri": "s3://m/3"}}, empty_namespace)
+    empty_namespace.apply(*(item for item in objects if item["kind"] in ("ServiceAccount", "Role", "RoleBinding")))
+    who = f"--as=system:serviceaccount:{empty_namespace.name}:dry-run-test"
+
+    said = empty_namespace.kubectl("auth", "can-i", "--list", "--no-headers", who)
+
+    # Resource, URLs, names, verbs; what every account may do has no name in it.
+    rights = [line for line in said.splitlines() if not line.startswith(" ") and "k8s.io" in line.split()[0]]
+    own = [
+        line.split() for line in rights if "authorization.k8s.io" not in line and "authentication.k8s.io" not in line
+    ]
+    assert own == [["gateways.gateway.networking.k8s.io", "[]", "[dry-run]", "[get]"]]
+    assert not [line for line in said.splitlines() if line.split()[0] in ("secrets", "pods", "configmaps", "*.*")]

@@ -95,6 +95,9 @@ def test_a_client_that_asks_too_often_is_429_and_others_are_not(site: Site) -> N
         other = ask(OTHER_KEY)
 
     refused = [answer for answer in answers if answer.status_code == 429]
+    first = next(answer for answer in answers if answer.status_code == 200)
+    assert first.headers["x-ratelimit-limit"].startswith("5")
+    assert 0 <= int(first.headers["x-ratelimit-remaining"]) < 5  # Envoy's own: what is left for this client
     assert {answer.status_code for answer in answers} == {200, 429}
     assert refused[0].json()["error"]["code"] == "rate_limited"
     assert refused[0].headers["retry-after"] == "1"
