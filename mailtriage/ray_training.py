@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,8 @@ def fit_on_ray(
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    started_here = _connect()
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    lines = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()  # not on a worker's node, which may go
-    try:
+    with connected(), messages(say) as send:
         trainer = TorchTrainer(
             _train_on_worker,
             train_loop_config={
@@ -58,7 +55,7 @@ def fit_on_ray(
                 "validation": ray.put(validation),
                 "config": config.model_dump(),
                 "fingerprint": fingerprint,
-                "lines": lines,
+                "say": send,
             },
             scaling_config=ScalingConfig(
                 num_workers=config.workers,
@@ -73,64 +70,73 @@ def fit_on_ray(
             ),
         )
         say(f"Ray Train: {config.workers} worker(s), checkpoints in {storage}")
-        with _relayed(lines, say):
-            result = trainer.fit()
+        result = trainer.fit()
         with result.checkpoint.as_directory() as folder:
             state = TrainingState.load(Path(folder) / STATE, fingerprint)
-    finally:
-        if started_here:
-            ray.shutdown()
     assert state is not None
     model.load_state_dict(state.best)
     return state.history
 
 
-def _connect() -> bool:
-    """Join the cluster that this process belongs to, or start Ray in this process; true if it was started here."""
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster that this process belongs to, or have Ray in this process while the block runs."""
     import ray
 
     if ray.is_initialized():
-        return False
+        yield
+        return
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"include_dashboard": False}
-    # Workers say what matters through `_Lines`; the rest of their logs stays in Ray's own files.
-    ray.init(address=address, log_to_driver=False, logging_level="error", **local)
-    return True
+    # Workers say what matters through `messages`; the rest of their logs stays in Ray's own files.
+    start = partial(ray.init, address=address, log_to_driver=False, logging_level="error", **local)
+    try:
+        start()
+    except Exception:  # nothing narrower is raised where a busy machine takes more than Ray's 30 seconds to start
+        ray.shutdown()
+        start()
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-class _Lines:
-    """A Ray actor that carries lines of progress from the first worker to the process that waits for it."""
+class _Messages:
+    """A Ray actor that carries what workers send to the process that waits for them."""
 
     def __init__(self) -> None:
-        self._waiting: list[str] = []
+        self._waiting: list[Any] = []
 
-    def put(self, line: str) -> None:
-        self._waiting.append(line)
+    def put(self, message: Any) -> None:
+        self._waiting.append(message)
 
-    def take(self) -> list[str]:
+    def take(self) -> list[Any]:
         taken, self._waiting = self._waiting, []
         return taken
 
 
 @contextmanager
-def _relayed(lines: Any, say: Say) -> Iterator[None]:
-    """Hand what workers say to `say` while the block runs."""
+def messages(hear: Callable[[Any], None]) -> Iterator[Callable[[Any], object]]:
+    """While the block runs, what workers give to the yielded function comes to `hear`, in a thread of this process."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    carrier = ray.remote(num_cpus=0, scheduling_strategy=here)(_Messages).remote()  # a worker's node may go
     done = threading.Event()
 
     def relay() -> None:
         last = False
         while not last:
             last = done.wait(0.5)
-            for line in ray.get(lines.take.remote()):
-                say(line)
+            for message in ray.get(carrier.take.remote()):
+                hear(message)
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
     try:
-        yield
+        yield carrier.put.remote
     finally:
         done.set()
         thread.join(timeout=5)
@@ -171,7 +177,7 @@ def _train_on_worker(settings: dict[str, Any]) -> None:
         ),
         resume=_resume(settings["fingerprint"]),
         after_epoch=keep,
-        say=settings["lines"].put.remote if rank == 0 else (lambda _line: None),
+        say=settings["say"] if rank == 0 else (lambda _line: None),
     )
 
 

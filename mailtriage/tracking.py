@@ -108,7 +108,7 @@ def record(
     from mlflow.entities import Metric, Param  # after `client`, which keeps the import quiet
 
     run = mlflow.create_run(
-        _experiment_id(mlflow, experiment, tracking_uri(folder)), run_name=run_name, tags=dict(tags or {})
+        experiment_id(mlflow, experiment, tracking_uri(folder)), run_name=run_name, tags=dict(tags or {})
     )
     run_id = str(run.info.run_id)
     try:
@@ -116,7 +116,7 @@ def record(
         values = {"mailtriage_version": mailtriage.__version__} | dict(flatten(params))
         mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in values.items()])
         rows = [Metric(name, value, now, 0) for name, value in flatten_metrics(metrics).items()]
-        rows += [Metric(name, value, now, step) for name, value, step in _history(history)]
+        rows += history_metrics(history)
         for start in range(0, len(rows), _BATCH):
             mlflow.log_batch(run_id, metrics=rows[start : start + _BATCH])
         if files is not None:
@@ -159,7 +159,8 @@ def data_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _experiment_id(mlflow: Any, name: str, uri: str) -> str:
+def experiment_id(mlflow: Any, name: str, uri: str) -> str:
+    """Of the experiment, which is made where it is not there yet."""
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -169,8 +170,14 @@ def _experiment_id(mlflow: Any, name: str, uri: str) -> str:
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    for row in history:
-        for key, value in row.items():
-            if key != "epoch" and isinstance(value, int | float):
-                yield f"training/{key}", float(value), int(row["epoch"])
+def history_metrics(history: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Rows with an `epoch` as MLflow's metrics over epochs: `training/loss` and the like."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(f"training/{key}", float(value), now, int(row["epoch"]))
+        for row in history
+        for key, value in row.items()
+        if key != "epoch" and isinstance(value, int | float)
+    ]
