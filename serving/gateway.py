@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from serving.refusals import body_too_large, error_body
 from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
@@ -13,6 +15,8 @@ from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
 V3 = "type.googleapis.com/envoy.extensions"
 KEYS, TOKENS, CERTIFICATE = "api_key_auth", "jwt_authn", "certificate"  # resources, each in a file of its own
 _FILTER = "envoy.filters.http."
+_SPANS_WAIT = "tracing.opentelemetry.flush_interval_ms"
+DEBIAN_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class GatewaySettings:
 
     Envoy follows the files `resource_file(folder, ...)`, so keys, token issuer and certificate change without a
     restart; `serving.gateway_files` writes them. With `tokens` a client may send a JWT instead of a key; with `tls` the
-    port speaks HTTPS only. `rate_limit` is in requests a second and client.
+    port speaks HTTPS only. `rate_limit` is in requests a second and client. `traces` is the URL to which spans are sent
+    (OTLP over HTTP), none if empty.
     """
 
     host: str
@@ -35,6 +40,7 @@ class GatewaySettings:
     max_body: int = 8 * 2**20
     timeout: float = 30.0
     model: str = MODEL_NAME
+    traces: str = ""
 
 
 def envoy_path() -> Path:
@@ -45,11 +51,13 @@ def envoy_path() -> Path:
 
 
 def envoy_config(settings: GatewaySettings) -> dict[str, Any]:
-    """The bootstrap document: one listener, one cluster, and an admin page on the loopback address."""
+    """The bootstrap document: one listener, what it leads to, and an admin page on the loopback address."""
+    clusters = [_cluster(settings), *([_collector(settings.traces)] if settings.traces else [])]
     return {
         "node": {"id": "mailtriage", "cluster": "mailtriage"},
         "admin": {"address": _address("127.0.0.1", settings.admin_port)},
-        "static_resources": {"listeners": [_listener(settings)], "clusters": [_cluster(settings)]},
+        "static_resources": {"listeners": [_listener(settings)], "clusters": clusters},
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {_SPANS_WAIT: 1000}}]},
     }
 
 
@@ -82,6 +90,7 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
             "route_config": _route_config(settings),
             "local_reply_config": _local_replies(settings),
             "access_log": [_access_log()],
+            **({"tracing": _tracing(settings.traces)} if settings.traces else {}),
         },
     }
     chain: dict[str, Any] = {"filters": [manager]}
@@ -187,7 +196,12 @@ def _route_config(settings: GatewaySettings) -> dict[str, Any]:
         },
     }
     declared: list[dict[str, Any]] = [
-        {"name": f"{route.method} {route.path}", "match": {"path": route.path}, "route": action}
+        {
+            "name": f"{route.method} {route.path}",
+            "match": {"path": route.path},
+            "route": action,
+            "decorator": {"operation": f"{route.method} {route.path}", "propagate": False},
+        }
         for route in public_routes(settings.model)
     ]
     declared.append({"name": "undeclared", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
@@ -235,6 +249,42 @@ def _cluster(settings: GatewaySettings) -> dict[str, Any]:
             }
         },
     }
+
+
+def _tracing(url: str) -> dict[str, Any]:
+    """A span of each request, within its caller's trace or a new one, without what the client put into the URL."""
+    config = {
+        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "service_name": "mailtriage-gateway",
+        "http_service": {"http_uri": {"uri": url, "cluster": "collector", "timeout": "2s"}},
+    }
+    return {"provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config}, "max_path_tag_length": 0}
+
+
+def _collector(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    address = _address(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    cluster: dict[str, Any] = {
+        "name": "collector",
+        "type": "STRICT_DNS",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": "collector",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+    if parts.scheme == "https":
+        trusted = {"trusted_ca": {"filename": ssl.get_default_verify_paths().cafile or DEBIAN_AUTHORITIES}}
+        cluster["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{V3}.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": parts.hostname,
+                "auto_sni_san_validation": True,
+                "common_tls_context": {"validation_context": trusted},
+            },
+        }
+    return cluster
 
 
 def _local_replies(settings: GatewaySettings) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from serving.gateway_files import (
     followed_tokens,
 )
 from serving.routes import API_KEY, MODEL_NAME
+from serving.tracing import collector_url
 
 LOOPBACK = "127.0.0.1"
 TETHER = Path(__file__).with_name("tether.py")
@@ -219,6 +220,7 @@ class Stack:
             rate_limit=settings.rate_limit,
             max_body=settings.max_body,
             timeout=settings.request_timeout,
+            traces=collector_url(),
         )
 
     def _parts(self) -> list[Part]:

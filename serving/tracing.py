@@ -25,7 +25,7 @@ _provider: TracerProvider | None = None
 def configure_tracing(role: str) -> None:
     """Switch tracing on where the environment names a collector; `role` becomes a part of the service's name."""
     global _provider  # noqa: PLW0603 - one a process, as OpenTelemetry's own
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, ENDPOINTS)):
+    if not collector_url():
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -35,6 +35,14 @@ def configure_tracing(role: str) -> None:
     name = os.environ.get("OTEL_SERVICE_NAME", f"mailtriage-{role}")
     _provider = TracerProvider(resource=Resource.create({"service.name": name}))
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+
+def collector_url() -> str:
+    """Where spans are sent, as the environment says; empty where tracing is off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ""
+    exact, base = map(os.environ.get, ENDPOINTS)
+    return exact or (f"{base.rstrip('/')}/v1/traces" if base else "")
 
 
 def close_tracing() -> None:

@@ -130,8 +130,13 @@ def wait_until(condition):
     raise AssertionError("not within 10 s")
 
 
-def test_envoy_accepts_the_configuration(tmp_path):
-    settings = GatewaySettings("127.0.0.1", 8080, 9901, 8081, tmp_path, tokens=True, tls=True, rate_limit=5)
+@pytest.mark.parametrize(
+    "traces", ["", "http://collector.example:4318/v1/traces", "https://collector.example/v1/traces"]
+)
+def test_envoy_accepts_the_configuration(tmp_path, traces):
+    settings = GatewaySettings(
+        "127.0.0.1", 8080, 9901, 8081, tmp_path, tokens=True, tls=True, rate_limit=5, traces=traces
+    )
     file = tmp_path / "envoy.json"
     file.write_text(json.dumps(envoy_config(settings)))
     for resource in (KEYS, TOKENS, CERTIFICATE):

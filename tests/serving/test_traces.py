@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 V1 = "/v1/models/mailtriage:predict"
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SPANS = {
+    f"mailtriage-gateway POST {V1}",
     f"mailtriage-transformer POST {V1}",
     "mailtriage-transformer clean",
     "mailtriage-transformer tokenise",
@@ -30,15 +31,17 @@ def wait_for_trace(collector, wanted):
     raise AssertionError(f"{wanted - found.keys()} is missing")
 
 
-def test_one_trace_spans_transformer_and_predictor(stack, collector, records):
+def test_one_trace_spans_gateway_transformer_and_predictor(stack, collector, records):
     with stack.client(traceparent=f"00-{TRACE}-{CALLER}-01") as client:
         assert client.post(V1, json={"instances": records}).status_code == 200
 
     found = {name: spans[0] for name, spans in wait_for_trace(collector, SPANS).items()}
 
+    gateway = found[f"mailtriage-gateway POST {V1}"]
     root = found[f"mailtriage-transformer POST {V1}"]
     inner = found["mailtriage-predictor POST /v2/models/mailtriage/infer"]
-    assert root.parent_span_id.hex() == CALLER
+    assert gateway.parent_span_id.hex() == CALLER
+    assert root.parent_span_id == gateway.span_id
     for name in ("clean", "tokenise", "decode"):
         assert found[f"mailtriage-transformer {name}"].parent_span_id == root.span_id
     assert inner.parent_span_id == root.span_id
@@ -52,11 +55,12 @@ def test_one_trace_spans_transformer_and_predictor(stack, collector, records):
 def test_a_span_holds_no_text_of_a_mail(stack, collector):
     word = "Quittengelee"
     with stack.client(traceparent=f"00-{TRACE}-{CALLER}-01") as client:
-        client.post(V1, json={"instances": [{"id": "m-1", "subject": word, "body": word}]})
+        client.post(f"{V1}?note={word}", json={"instances": [{"id": "m-1", "subject": word, "body": word}]})
+        client.get(f"/{word}")
         client.post(V1, content=f'{{"instances": "{word}"}}', headers={"content-type": "application/json"})
 
-    time.sleep(1)
-    assert collector.spans
+    time.sleep(2)  # all send their spans each second or sooner
+    assert {"mailtriage-gateway", "mailtriage-transformer"} <= {service for service, _ in collector.spans}
     assert word not in str(collector.spans)
 
 
