@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,17 @@ from mailtriage.decoding import Decoder
 from mailtriage.encoders import quiet_transformers
 from mailtriage.examples import Example
 from mailtriage.export import export_onnx
-from mailtriage.fitting import Epoch, Say, Tokenised, TrainingState, fit, mean_macro_f1, predict_logits, prepare
+from mailtriage.fitting import (
+    Epoch,
+    Say,
+    Tokenised,
+    TrainingState,
+    fit,
+    mean_macro_f1,
+    predict_logits,
+    prepare,
+    task_macro_f1,
+)
 from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.thresholds import compile_thresholds
@@ -62,7 +72,10 @@ def train(
     say(f"loading the encoder '{config.encoder}'")
     model, train_set, validation_set = prepare(config, taxonomy, train, validation, unfinished)
     say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
-    fingerprint = _fingerprint(config, text, train, validation)
+    data = _data_hash(train, validation)
+    fingerprint = hashlib.sha256(
+        f"{config.model_dump_json(exclude={'workers', 'taxonomy'})}{text}{data}".encode()
+    ).hexdigest()
     fit_anywhere = _fit_on_ray if config.workers else _fit_here
     history = fit_anywhere(model, train_set, validation_set, config, unfinished, fingerprint, say)
     folder = output.with_name(output.name + ".sealing")
@@ -71,7 +84,7 @@ def train(
     shutil.copy(unfinished / "tokenizer.json", folder)
     (folder / "taxonomy.yaml").write_text(text, encoding="utf-8")
     write_traces(folder, (example.trace for example in train if example.trace is not None))
-    score = _seal(model.cpu(), validation_set, taxonomy, config, folder, history, say)
+    score = _seal(model.cpu(), validation_set, taxonomy, config, folder, history, data, say)
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
     shutil.rmtree(unfinished)
@@ -125,6 +138,7 @@ def _seal(
     config: TrainingConfig,
     folder: Path,
     history: list[Epoch],
+    data: str,
     say: Say,
 ) -> float:
     """Write everything but tokenizer and taxonomy into the folder of the bundle; returns validation macro-F1."""
@@ -140,21 +154,24 @@ def _seal(
         model.save_pretrained(folder / "model")
     say("exporting to ONNX")
     engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
+    scores = task_macro_f1(logits, validation.targets)
     score = mean_macro_f1(logits, validation.targets)
     _write_json(folder / "calibration.json", {"temperatures": temperatures})
     _write_json(folder / "thresholds.json", routing)
     metrics = {"validation_macro_f1": score, "parity": parity, "history": [asdict(epoch) for epoch in history]}
+    metrics |= {"data_sha256": data, "validation_macro_f1_by_task": scores}
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "training.json", config.model_dump(mode="json") | {"taxonomy": "taxonomy.yaml"})
-    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, score, routing), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, scores, routing, data), encoding="utf-8")
     write_manifest(folder, name=config.name, max_tokens=config.max_tokens, engines=engines)
     return score
 
 
-def _fingerprint(config: TrainingConfig, taxonomy_text: str, *parts: Sequence[Example]) -> str:
-    digest = hashlib.sha256(config.model_dump_json(exclude={"workers", "taxonomy"}).encode())
-    digest.update(taxonomy_text.encode())
+def _data_hash(*parts: Sequence[Example]) -> str:
+    """SHA-256 over the mails of each part, in order: id, what the model reads, labels."""
+    digest = hashlib.sha256()
     for part in parts:
+        digest.update(f"{len(part)} mails".encode())
         for example in part:
             digest.update(repr((example.id, example.subject, example.text, sorted(example.labels.items()))).encode())
     return digest.hexdigest()
@@ -164,7 +181,10 @@ def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _model_card(config: TrainingConfig, taxonomy: Taxonomy, score: float, routing: dict[str, Any]) -> str:
+def _model_card(
+    config: TrainingConfig, taxonomy: Taxonomy, scores: Mapping[str, float], routing: dict[str, Any], data: str
+) -> str:
+    found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
     tasks = "\n".join(f"- `{task.id}`: {', '.join(task.label_ids)}" for task in taxonomy.tasks)
     return f"""# {config.name}
 
@@ -172,7 +192,9 @@ Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail
 
 - Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens a mail
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
-- Mean macro-F1 on validation mails: {score:.3f}
+- Training and validation mails: SHA-256 `{data}`
+- Macro-F1 on validation mails: {found}; mean {sum(scores.values()) / len(scores):.3f}. The evaluation report has the
+  figures on mails that neither training nor calibration saw
 - Routed without a person: {routing["expected_coverage"]:.0%} of mails like the validation mails. With
   {config.route_confidence:.0%} confidence at least {config.route_precision:.0%} of that is right, counted a
   {config.route_promise}

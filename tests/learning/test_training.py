@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import mailtriage
 from mailtriage import training
 from mailtriage.config import TrainingConfig
 from mailtriage.engines import OnnxEngine
@@ -34,6 +35,16 @@ def test_training_learns(bundle_path: Path) -> None:
 
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert max(epoch["macro_f1"] for epoch in history) > 0.25  # chance: 0.1
+
+
+def test_the_model_card_says_what_it_was_trained_on_and_how_well_it_does(bundle_path: Path, taxonomy: Taxonomy) -> None:
+    card, metrics = ((bundle_path / name).read_text(encoding="utf-8") for name in ("MODEL_CARD.md", "metrics.json"))
+
+    assert json.loads(metrics)["data_sha256"] in card
+    assert f"mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}" in card
+    for task, score in json.loads(metrics)["validation_macro_f1_by_task"].items():
+        assert f"{task} {score:.3f}" in card
+    assert "Intended use and limits" in card
 
 
 def test_a_stopped_run_goes_on_with_the_same_losses(
