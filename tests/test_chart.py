@@ -19,6 +19,7 @@ import mailtriage
 from serving import metrics  # noqa: F401 - registers them
 from serving.__main__ import app as serving_app
 from serving.gateway import KEYS, GatewaySettings, envoy_config, envoy_path, resource_file
+from serving.gateway_files import TOKEN_SUBJECT
 from serving.routes import CLIENT, public_routes
 
 ROOT = Path(__file__).parent.parent
@@ -252,9 +253,8 @@ def test_requests_with_a_token_have_a_route_and_a_policy_of_their_own() -> None:
     policy = next(item["spec"] for item in of_kind(objects, "SecurityPolicy") if "jwt" in item["spec"])
     bearer = {"type": "RegularExpression", "name": "authorization", "value": "Bearer .+"}
 
-    claims = [
-        {"type": "RegularExpression", "name": f"x-token-{name}", "value": ".+"} for name in ("subject", "expires")
-    ]
+    values = {"x-token-subject": TOKEN_SUBJECT, "x-token-expires": ".+"}
+    claims = [{"type": "RegularExpression", "name": name, "value": value} for name, value in values.items()]
 
     def paths(route: Object, *headers: Object) -> list[str]:
         matches = [match for rule in route["spec"]["rules"] for match in rule["matches"]]
