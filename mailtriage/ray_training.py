@@ -116,8 +116,18 @@ class _Messages:
         return taken
 
 
+class _Sender:
+    """Gives a message to the carrier, from any worker."""
+
+    def __init__(self, carrier: Any) -> None:
+        self._carrier = carrier
+
+    def __call__(self, message: Any) -> None:
+        self._carrier.put.remote(message)
+
+
 @contextmanager
-def messages(hear: Callable[[Any], None]) -> Iterator[Callable[[Any], object]]:
+def messages(hear: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """While the block runs, what workers give to the yielded function comes to `hear`, in a thread of this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -136,7 +146,7 @@ def messages(hear: Callable[[Any], None]) -> Iterator[Callable[[Any], object]]:
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
     try:
-        yield carrier.put.remote
+        yield _Sender(carrier)
     finally:
         done.set()
         thread.join(timeout=5)
