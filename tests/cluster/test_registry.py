@@ -21,20 +21,28 @@ import mailtriage
 from serving.supervisor import free_port
 
 SERVER = Path(__file__).parent / "registry"
+PUSH_SECONDS = 300
 # What KServe runs of a bundle's image is a shell: an image with nothing but the bundle would not start.
 BUNDLE_IMAGE = "FROM docker.io/library/debian:bookworm-slim\nCOPY --chown=0:0 bundle /models\n"
 
 
 @dataclass(frozen=True)
 class Registry:
-    """`localhost:PORT` is the same registry for the node, whose port it is, and for this machine, which forwards it."""
+    """A registry on the node: `host` for this machine, and `localhost` with the same port for the node itself."""
 
     host: str
+    on_node: str
     settings: dict[str, str]  # environment of the builder: this registry has no certificate
 
     def push(self, *command: str) -> str:
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | self.settings, capture_output=True, text=True, check=False
+            command,
+            cwd=ROOT,
+            env=os.environ | self.settings,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PUSH_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -57,18 +65,13 @@ def registry(cluster: None, serving_image: str, tmp_path_factory: pytest.TempPat
     folder.chmod(0o755)
     port = free_port("127.0.0.1")
     insecure = folder / "registries.conf"
-    insecure.write_text(f'[[registry]]\nlocation = "localhost:{port}"\ninsecure = true\n', encoding="utf-8")
     with namespace_that_enforces("privileged") as own:
         own.apply(registry_pod(serving_image, folder, port))
         own.kubectl("wait", "--for=condition=Ready", "pod/registry", "--timeout=60s")
-        forward = ["kubectl", "--namespace", own.name, "port-forward", "pod/registry", str(port)]
-        with subprocess.Popen(forward, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as forwarding:
-            try:
-                found = Registry(f"localhost:{port}", {"CONTAINERS_REGISTRIES_CONF": str(insecure)})
-                wait_until("the registry answers", lambda: answers(found.host), 30, own.report)
-                yield found
-            finally:
-                forwarding.terminate()
+        host = f"{own.get('pod', 'registry')['status']['hostIP']}:{port}"
+        insecure.write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n', encoding="utf-8")
+        wait_until("the registry answers", lambda: answers(host), 30, own.report)
+        yield Registry(host, f"localhost:{port}", {"CONTAINERS_REGISTRIES_CONF": str(insecure)})
 
 
 def registry_pod(image: str, folder: Path, port: int) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def pushed_image(registry: Registry) -> Iterator[dict[str, str]]:
     said = registry.push("make", "images-push", f"REGISTRY={place}", "STAGES=serving", f"BUILDER={builder}")
 
     (digest,) = re.findall(rf"^pushed {place}/serving@(sha256:[0-9a-f]{{64}})$", said, re.MULTILINE)
-    yield {"repository": f"{place}/serving", "digest": digest}
+    yield {"repository": f"{registry.on_node}/mailtriage/serving", "digest": digest}
     run(builder, "rmi", f"{place}/serving:{mailtriage.__version__}")
 
 
@@ -117,7 +120,7 @@ def pushed_bundle(registry: Registry, bundle_path: Path, tmp_path_factory: pytes
     run(builder, "bud" if "buildah" in builder else "build", "--tag", image, str(folder))
     registry.push(builder, "push", image)
     run(builder, "rmi", image)
-    return f"oci://{image}"
+    return f"oci://{image.replace(registry.host, registry.on_node)}"
 
 
 @contextmanager
