@@ -405,8 +405,8 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
 def _memory_kept(device: str) -> Iterator[None]:
     """On a CPU with glibc: gradients of word vectors, freed and asked for again each step, keep their pages meanwhile.
 
-    Otherwise each step returns them to the system, which fills them with zeros again: a quarter of a step's time in
-    `configs/demo.yaml`.
+    Otherwise each step returns them to the system, which fills them with zeros again: 5 to 30 % of a step's time in
+    two runs of `benchmarks/training.py`.
     """
     libc: Any = ctypes.CDLL(None) if _kind(device) == "cpu" and sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):

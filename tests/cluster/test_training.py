@@ -218,9 +218,9 @@ def test_the_train_step_loses_a_worker_in_an_epoch_and_ends_with_the_same_qualit
     group = worker["metadata"]["name"].rpartition("-")[0]
     workers = {event["involvedObject"]["name"] for event in namespace.list("events") if event["reason"] == "Scheduled"}
     assert len([name for name in workers if name.startswith(group)]) == 2  # it was replaced, so it was needed
-    first, *later = sorted(said.count(f"epoch {epoch}/5  loss") for epoch in range(1, 6))
+    times = sorted(said.count(f"epoch {epoch}/5  loss") for epoch in range(1, 6))
     # It went on from the checkpoint: at most the epoch was done again that was said and not yet saved.
-    assert (first, later[:3]) == (1, [1] * 3) and later[3] <= 2, said
+    assert times in ([1] * 5, [1, 1, 1, 1, 2]), said
     trained = Bundle.open(training_volume / "steps" / "bundle")
     losses = [epoch["loss"] for epoch in trained.read_json("metrics.json")["history"]]
     assert losses == pytest.approx([epoch.loss for epoch in undisturbed], rel=1e-3)
