@@ -58,7 +58,7 @@ def registry(cluster: None, serving_image: str, tmp_path_factory: pytest.TempPat
     if shutil.which("go") is None:
         pytest.skip("the registry comes as a Go module, and there is no go")
     folder = tmp_path_factory.mktemp("registry")
-    build = ["go", "build", "-o", str(folder), "github.com/google/go-containerregistry/cmd/registry"]
+    build = ["go", "build", "-o", str(folder / "registry"), "."]
     environment = os.environ | {"CGO_ENABLED": "0"}
     done = subprocess.run(build, cwd=SERVER, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -75,13 +75,13 @@ def registry(cluster: None, serving_image: str, tmp_path_factory: pytest.TempPat
 
 
 def registry_pod(image: str, folder: Path, port: int) -> dict[str, Any]:
-    """The registry on the node's own `localhost`, from where a container engine pulls without a certificate."""
+    """The registry in the node's own network: a container engine pulls from its `localhost` without a certificate."""
     mount = {"name": "program", "mountPath": "/registry", "readOnly": True}
     container = {
         "name": "registry",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["/registry/registry", f"-port={port}"],
+        "command": ["/registry/registry", str(port)],
         "volumeMounts": [mount],
     }
     volume = {"name": "program", "hostPath": {"path": str(folder), "type": "Directory"}}

@@ -3,6 +3,4 @@ module registry
 
 go 1.24
 
-tool github.com/google/go-containerregistry/cmd/registry
-
 require github.com/google/go-containerregistry v0.20.3
