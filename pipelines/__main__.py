@@ -58,7 +58,6 @@ def run(
         "tracking_uri": tracking_uri,
         "seed": seed,
         "ray_address": ray_address,
-        "train_as": "process" if local else "ray-job",
         "ray_job": ray_job.read_text(encoding="utf-8") if ray_job else "",
         "ray_namespace": ray_namespace,
     }

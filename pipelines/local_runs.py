@@ -19,6 +19,7 @@ from kfp import local
 from mailtriage.errors import MailtriageError
 
 DEFAULT_ROOT = Path("work/pipeline")
+ON_THIS_MACHINE = {"train_as": "process"}  # where no cluster makes a RayJob
 
 
 class RunFailed(MailtriageError):
@@ -30,7 +31,8 @@ def run(
 ) -> dict[str, Any]:
     """Run a KFP pipeline and return its outputs: parameters as values, artifacts with their `.path`.
 
-    Everything that steps and runner print goes to a log file in `root`; `console` gets what a person wants to see.
+    The train step trains in its own process. Everything that steps and runner print goes to a log file in `root`;
+    `console` gets what a person wants to see.
 
     Raises:
         RunFailed: a step failed.
@@ -43,7 +45,7 @@ def run(
         display = StepDisplay(console or sys.stdout, log, steps)
         try:
             with contextlib.redirect_stdout(display):
-                return dict(pipeline(**arguments).outputs)
+                return dict(pipeline(**{**arguments, **ON_THIS_MACHINE}).outputs)
         except RuntimeError as error:
             if display.running is None:  # nothing of ours: a fault of the runner
                 raise
