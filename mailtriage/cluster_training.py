@@ -178,16 +178,24 @@ def _stage(folder: Path, config: TrainingConfig, taxonomy: str, train: Path, val
 
 
 def _clear(folder: Path, say: Say) -> None:
-    """Leave no mail behind, but the checkpoints: the same run, started again, goes on from them."""
-    for item in folder.iterdir():
-        if item.is_dir() and item.name != CHECKPOINTS:
-            shutil.rmtree(item, ignore_errors=True)
-        elif item.is_file():
-            item.unlink(missing_ok=True)
-    if (folder / CHECKPOINTS).exists():
-        say(f"checkpoints stay in {folder / CHECKPOINTS}: the same training goes on from them; else delete them")
-    else:
-        folder.rmdir()
+    """Leave no mail behind, but the checkpoints: the same run, started again, goes on from them.
+
+    What cannot be removed is said, and hides no error that led here. Step and job may both be clearing.
+    """
+    try:
+        for item in folder.iterdir():
+            if item.is_dir() and item.name != CHECKPOINTS:
+                shutil.rmtree(item, ignore_errors=True)
+            elif item.is_file():
+                item.unlink(missing_ok=True)
+        if (folder / CHECKPOINTS).exists():
+            say(f"checkpoints stay in {folder / CHECKPOINTS}: the same training goes on from them; else delete them")
+        else:
+            folder.rmdir()
+    except FileNotFoundError:  # the other was quicker
+        return
+    except OSError as error:
+        say(f"cannot clear {folder}, which holds mails: {error.strerror}; delete it")
 
 
 def _cpus(quantity: str | int | float) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -77,6 +78,17 @@ def guess_language(text: str) -> str | None:
     counts = {language: sum(word in known for word in words) for language, known in _WORDS.items()}
     best = max(counts, key=lambda language: counts[language])
     return best if sorted(counts.values())[-1] > sorted(counts.values())[-2] else None
+
+
+def data_hash(*parts: Sequence[Example]) -> str:
+    """SHA-256 over the mails of each part, in order: what the model reads of them, their ids and labels."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)} mails".encode())
+        for mail in part:
+            read = (mail.id, mail.custodian_bank, mail.subject, mail.text, sorted(mail.labels.items()))
+            digest.update(repr(read).encode())
+    return digest.hexdigest()
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:

@@ -59,13 +59,15 @@ class Objective:
         """One number; `logits` maps a task to (mails, labels), `targets` is (mails, tasks) in the same order.
 
         Logits may hold all mails several times over, under other dropout: then their losses are averaged. With
-        `r_drop`, the first half of the rows and the second are two readings of the same mails.
+        `r_drop` each of these times holds all mails twice, once a reading.
         """
-        copies = len(next(iter(logits.values()))) // max(len(targets), 1)
+        mails = len(targets)
+        copies = len(next(iter(logits.values()))) // max(mails, 1)
         targets = targets.repeat(copies, 1) if copies > 1 else targets
         losses = self.task_losses(logits, targets)
         if self.r_drop:
-            losses = losses + self.r_drop * torch.stack([disagreement(values.float()) for values in logits.values()])
+            apart = [disagreement(values.float(), mails) for values in logits.values()]
+            losses = losses + self.r_drop * torch.stack(apart)
         return self.combine(losses, (targets != UNLABELLED).any(dim=0))
 
     def task_losses(self, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
@@ -103,12 +105,13 @@ class Objective:
         return (each * weights).sum() / weights.sum().clamp(min=1e-9)
 
 
-def disagreement(logits: Tensor) -> Tensor:
+def disagreement(logits: Tensor, mails: int) -> Tensor:
     """Mean over the mails of the Kullback-Leibler divergence of two readings, both ways and halved.
 
     Args:
-        logits: shape (2 * mails, labels): all mails once, then all again. The paper adds up the cross entropies of the
-            two readings, of which we take the mean: its alpha is twice the weight here.
+        logits: shape (samples * 2 * mails, labels): all mails once, then all again, and so on for each further sample
+            of dropout. The paper adds up the cross entropies of the two readings, of which we take the mean: its alpha
+            is twice the weight here.
     """
-    first, second = log_softmax(logits, dim=1).chunk(2)
-    return ((first.exp() - second.exp()) * (first - second)).sum(dim=1).mean() / 2
+    first, second = log_softmax(logits, dim=1).reshape(-1, 2, mails, logits.shape[1]).unbind(1)
+    return ((first.exp() - second.exp()) * (first - second)).sum(dim=-1).mean() / 2

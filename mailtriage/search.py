@@ -21,7 +21,7 @@ import yaml
 from mailtriage import tracking
 from mailtriage.config import TrainingConfig
 from mailtriage.errors import ConfigError, nearest
-from mailtriage.examples import Example
+from mailtriage.examples import Example, data_hash
 from mailtriage.taxonomy import Taxonomy
 
 if typing.TYPE_CHECKING:
@@ -276,8 +276,5 @@ def _is_set(key: str, value: Any) -> bool:
 
 
 def _digest(config: TrainingConfig, space: Space, trials: int, taxonomy: str, *parts: Sequence[Example]) -> str:
-    digest = hashlib.sha256(repr((config, sorted(space.items()), trials, taxonomy)).encode())
-    for part in parts:
-        for mail in part:
-            digest.update(repr((mail.id, mail.subject, mail.text, sorted(mail.labels.items()))).encode())
-    return digest.hexdigest()[:12]
+    work = (config, sorted(space.items()), trials, taxonomy, data_hash(*parts))
+    return hashlib.sha256(repr(work).encode()).hexdigest()[:12]

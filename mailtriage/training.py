@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mailtriage
 from mailtriage.bundle import Bundle, write_manifest
 from mailtriage.calibration import fit_temperature
@@ -17,7 +19,7 @@ from mailtriage.cleaning_trace import write_traces
 from mailtriage.config import TrainingConfig
 from mailtriage.decoding import Decoder
 from mailtriage.encoders import quiet_transformers
-from mailtriage.examples import Example
+from mailtriage.examples import Example, data_hash
 from mailtriage.export import export_onnx
 from mailtriage.fitting import (
     Epoch,
@@ -25,7 +27,6 @@ from mailtriage.fitting import (
     Tokenised,
     TrainingState,
     fit,
-    mean_macro_f1,
     predict_logits,
     prepare,
     task_macro_f1,
@@ -72,7 +73,7 @@ def train(
     say(f"loading the encoder '{config.encoder}'")
     model, train_set, validation_set = prepare(config, taxonomy, train, validation, unfinished)
     say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
-    data = _data_hash(train, validation)
+    data = data_hash(train, validation)
     fingerprint = hashlib.sha256(
         f"{config.model_dump_json(exclude={'workers', 'taxonomy'})}{text}{data}".encode()
     ).hexdigest()
@@ -155,26 +156,16 @@ def _seal(
     say("exporting to ONNX")
     engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
     scores = task_macro_f1(logits, validation.targets)
-    score = mean_macro_f1(logits, validation.targets)
+    score = float(np.mean(list(scores.values())))
     _write_json(folder / "calibration.json", {"temperatures": temperatures})
     _write_json(folder / "thresholds.json", routing)
     metrics = {"validation_macro_f1": score, "parity": parity, "history": [asdict(epoch) for epoch in history]}
     metrics |= {"data_sha256": data, "validation_macro_f1_by_task": scores}
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "training.json", config.model_dump(mode="json") | {"taxonomy": "taxonomy.yaml"})
-    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, scores, routing, data), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, score, scores, routing, data), encoding="utf-8")
     write_manifest(folder, name=config.name, max_tokens=config.max_tokens, engines=engines)
     return score
-
-
-def _data_hash(*parts: Sequence[Example]) -> str:
-    """SHA-256 over the mails of each part, in order: id, what the model reads, labels."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)} mails".encode())
-        for example in part:
-            digest.update(repr((example.id, example.subject, example.text, sorted(example.labels.items()))).encode())
-    return digest.hexdigest()
 
 
 def _write_json(file: Path, content: object) -> None:
@@ -182,7 +173,12 @@ def _write_json(file: Path, content: object) -> None:
 
 
 def _model_card(
-    config: TrainingConfig, taxonomy: Taxonomy, scores: Mapping[str, float], routing: dict[str, Any], data: str
+    config: TrainingConfig,
+    taxonomy: Taxonomy,
+    score: float,
+    scores: Mapping[str, float],
+    routing: dict[str, Any],
+    data: str,
 ) -> str:
     found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
     tasks = "\n".join(f"- `{task.id}`: {', '.join(task.label_ids)}" for task in taxonomy.tasks)
@@ -193,7 +189,7 @@ Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail
 - Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens a mail
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
 - Training and validation mails: SHA-256 `{data}`
-- Macro-F1 on validation mails: {found}; mean {sum(scores.values()) / len(scores):.3f}. The evaluation report has the
+- Macro-F1 on validation mails: {found}; mean {score:.3f}. The evaluation report has the
   figures on mails that neither training nor calibration saw
 - Routed without a person: {routing["expected_coverage"]:.0%} of mails like the validation mails. With
   {config.route_confidence:.0%} confidence at least {config.route_precision:.0%} of that is right, counted a

@@ -263,7 +263,7 @@ def _tracing(url: str) -> dict[str, Any]:
 
 def _collector(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
-    address = _address(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    address = _address(str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80))
     cluster: dict[str, Any] = {
         "name": "collector",
         "type": "STRICT_DNS",

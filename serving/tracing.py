@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from mailtriage.errors import ConfigError
 from serving.metrics import stage
 
 if TYPE_CHECKING:
@@ -38,11 +40,20 @@ def configure_tracing(role: str) -> None:
 
 
 def collector_url() -> str:
-    """Where spans are sent, as the environment says; empty where tracing is off."""
+    """Where spans are sent, as the environment says; empty where tracing is off.
+
+    Raises:
+        ConfigError: it is no http(s) address.
+    """
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ""
     exact, base = map(os.environ.get, ENDPOINTS)
-    return exact or (f"{base.rstrip('/')}/v1/traces" if base else "")
+    url = exact or (f"{base.rstrip('/')}/v1/traces" if base else "")
+    parts = urlsplit(url)
+    if url and not (parts.scheme in ("http", "https") and parts.hostname):
+        named = ENDPOINTS[0] if exact else ENDPOINTS[1]
+        raise ConfigError(f"expected {named} to be an address such as http://collector:4318, found '{exact or base}'")
+    return url
 
 
 def close_tracing() -> None:

@@ -4,10 +4,11 @@ How jobs really end is shown on the real KubeRay, in tests/cluster/test_ray_jobs
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -231,10 +232,19 @@ def test_a_file_that_is_no_ray_job_is_refused() -> None:
         ray_job({"kind": "Pod"}, TrainingConfig(), "name", Path("/mnt/training/runs/1"))
 
 
-def test_a_failed_training_leaves_checkpoints_and_no_mail(cluster: FakeCluster, tmp_path: Path) -> None:
+def fail_to_train(cluster: FakeCluster, folder: Path, say: Callable[[str], object]) -> None:
+    """Train as a job whose entrypoint fails; `folder / "shared"` is the volume."""
     cluster.statuses = [{"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": "exit code 1"}]
-    mails = tmp_path / "mails.jsonl"
+    mails = folder / "mails.jsonl"
     mails.write_text("{}\n")
+    places: dict[str, Any] = {"namespace": "mail", "shared": folder / "shared", "say": say}
+    with pytest.raises(RayJobFailed, match="exit code 1"):
+        train_on_cluster(
+            TrainingConfig(), "tasks: []", mails, mails, folder / "bundle", template=manifest("cpu"), **places
+        )
+
+
+def test_a_failed_training_leaves_checkpoints_and_no_mail(cluster: FakeCluster, tmp_path: Path) -> None:
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -244,22 +254,19 @@ def test_a_failed_training_leaves_checkpoints_and_no_mail(cluster: FakeCluster, 
             assert (folder / "train.jsonl").read_text() == "{}\n"
             (folder / "checkpoints").mkdir()
 
-    with pytest.raises(RayJobFailed, match="exit code 1"):
-        train_on_cluster(
-            TrainingConfig(),
-            "tasks: []",
-            mails,
-            mails,
-            tmp_path / "bundle",
-            template=manifest("cpu"),
-            namespace="mail",
-            shared=tmp_path / "shared",
-            say=say,
-        )
+    fail_to_train(cluster, tmp_path, say)
 
     (folder,) = (tmp_path / "shared" / "runs").iterdir()
     assert [item.name for item in folder.iterdir()] == ["checkpoints"]
     assert any("the same training goes on from them" in line for line in said)
+
+
+def test_a_job_that_cleared_its_folder_itself_hides_no_reason(cluster: FakeCluster, tmp_path: Path) -> None:
+    def say(line: str) -> None:
+        if "failed" in line:
+            shutil.rmtree(tmp_path / "shared" / "runs", ignore_errors=True)
+
+    fail_to_train(cluster, tmp_path, say)
 
 
 def test_a_job_that_no_step_follows_ends_and_leaves_no_mail(tmp_path: Path) -> None:

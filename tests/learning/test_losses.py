@@ -111,8 +111,18 @@ def test_r_drop_adds_the_divergence_of_two_readings_both_ways(targets):
 def test_equal_readings_do_not_disagree():
     once = torch.randn(4, 3)
 
-    assert disagreement(once.repeat(2, 1)).item() == pytest.approx(0, abs=1e-7)
-    assert disagreement(torch.cat([once, once.flip(1)])).item() > 0.01
+    assert disagreement(once.repeat(2, 1), 4).item() == pytest.approx(0, abs=1e-7)
+    assert disagreement(torch.cat([once, once.flip(1)]), 4).item() > 0.01
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_readings_are_compared_with_each_other_in_each_sample_of_dropout(samples):
+    first, second = torch.randn(4, 3, generator=torch.Generator().manual_seed(2)), torch.randn(4, 3)
+    alike = torch.cat([torch.cat([n * first, n * first]) for n in range(1, samples + 1)])
+    apart = torch.cat([first, second]).repeat(samples, 1)
+
+    assert disagreement(alike, 4).item() == pytest.approx(0, abs=1e-6)
+    assert disagreement(apart, 4).item() == pytest.approx(disagreement(torch.cat([first, second]), 4).item(), rel=1e-5)
 
 
 def test_multi_sample_dropout_averages_the_losses_of_its_masks(targets):

@@ -196,7 +196,7 @@ def test_r_drop_makes_two_readings_of_a_mail_agree(
         ids, mask = (torch.from_numpy(array) for array in pad(validation.input_ids[:40]))
         torch.manual_seed(1)
         logits = model.train()(ids, mask)  # two masks of dropout
-        return sum(disagreement(values).item() for values in logits.values())
+        return sum(disagreement(values, len(ids)).item() for values in logits.values())
 
     assert disagreement_after(10.0) < 0.6 * disagreement_after(0.0)
 

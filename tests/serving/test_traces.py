@@ -7,6 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from mailtriage.errors import ConfigError
+from serving.tracing import collector_url
+
 ROOT = Path(__file__).resolve().parents[2]
 V1 = "/v1/models/mailtriage:predict"
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -70,6 +75,15 @@ def test_the_log_names_the_trace(stack, records):
 
     lines = stack.logs_when("transformer", "traced-request").splitlines()
     assert any('"traced-request"' in line and f'"trace_id":"{TRACE}"' in line for line in lines)
+
+
+def test_a_collector_without_a_scheme_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
+
+    with pytest.raises(
+        ConfigError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT .* http://collector:4318, found 'collector:4318'"
+    ):
+        collector_url()
 
 
 def test_without_a_collector_nothing_of_opentelemetry_is_loaded():
