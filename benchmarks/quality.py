@@ -1,16 +1,17 @@
 """How well the model sorts labelled mails, against TF-IDF with a linear SVM and against three single-task models.
 
     python benchmarks/quality.py --data FOLDER --output work/quality [--config configs/demo.yaml]
-        [--seeds 1,2,3] [--systems svm,together,separate] [--set learning_rate=1e-4,imbalance=focal]
-        [--limit N] [--test]
+        [--grid benchmarks/quality.yaml] [--set learning_rate=1e-4,imbalance=focal]
+        [--systems svm,together,separate] [--seeds 1,2,3] [--processes N] [--minutes M] [--limit N] [--test]
 
 FOLDER holds `train.jsonl.gz`, `validation.jsonl.gz` and `test.jsonl.gz`: rows with `id`, `subject`, `body` and one key
 a task. The tasks and labels are those of the rows; every combination is valid.
 
-Choose by validation: each system is fitted on the training mails and measured on the validation mails; try settings
-with `--set`. Only with `--test` it is measured on the test mails, once, after that choice: a model that is there is not
-trained again. Each run is kept in a folder of OUTPUT: the bundle, and `validation.json` and `test.json` with figures,
-date, hardware and settings. What is there is not repeated, and a stopped training goes on after its last whole epoch.
+First choose by validation: each system is fitted on the training mails and measured on the validation mails, with the
+settings of `--config`, each entry of `--grid` and `--set` laid over one another. Then, with `--test`, the settings that
+validated best (or, without a grid, those given) make a bundle a seed, which is measured on the test mails as it would
+be served; it is kept, and not trained again. Each run leaves `validation.json` or `test.json` in a folder of OUTPUT,
+with figures, date, hardware and settings. What is there is not repeated. After `--minutes` no further run starts.
 The table at the end shows mean and spread (largest less smallest) over the seeds that are there.
 """
 
@@ -22,11 +23,16 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -41,6 +47,32 @@ from mailtriage.taxonomy import Taxonomy
 from mailtriage.training import train
 
 NOT_TASKS = {"id", "language", "subject", "body", "custodian_bank", "received_at"}
+PARTS = ("train", "validation", "test")  # the labels of all three make the taxonomy
+Settings = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """One system with one seed, fitted and measured."""
+
+    data: Path
+    limit: int | None
+    output: Path
+    system: str
+    seed: int
+    settings: Settings
+    measured: str
+    not_after: float  # on the clock of `time.time`
+
+    @property
+    def key(self) -> dict[str, Any]:
+        mails = {name: len(_parts(self.data, self.limit)[1][name]) for name in ("train", "validation")}
+        settings = {} if self.system == "svm" else self.settings
+        return {"system": self.system, "seed": self.seed, "settings": settings, "mails": mails}
+
+    @property
+    def file(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:12]
+        return self.output / f"{self.system}-{self.seed}-{digest}" / f"{self.measured}.json"
 
 
 def main() -> None:
@@ -48,65 +80,122 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("--seeds", default="1")
-    parser.add_argument("--systems", default="svm,together,separate")
+    parser.add_argument("--grid", type=Path, help="a YAML list of settings to try")
     parser.add_argument("--set", default="", help="settings that replace those of the configuration: key=value,...")
+    parser.add_argument("--systems", default="svm,together,separate")
+    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("--minutes", type=float, default=24 * 60.0)
     parser.add_argument("--limit", type=int, help="use only so many mails of each part, to try the script")
     parser.add_argument("--test", action="store_true", help="measure on the test mails")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    settings = yaml.safe_load(arguments.config.read_text(encoding="utf-8")) | _settings(arguments.set)
-    rows = {
-        name: list(_rows(arguments.data / f"{name}.jsonl.gz", arguments.limit))
-        for name in ("train", "validation", "test")  # the labels of all three make the taxonomy
-    }
-    taxonomy_text = _taxonomy([row for part in rows.values() for row in part])
-    taxonomy = Taxonomy.parse(taxonomy_text)
-    parts = {name: _examples(part, taxonomy.task_ids) for name, part in rows.items()}
+    base = yaml.safe_load(arguments.config.read_text(encoding="utf-8")) | _settings(arguments.set)
+    grid = yaml.safe_load(arguments.grid.read_text(encoding="utf-8")) if arguments.grid else [{}]
     measured = "test" if arguments.test else "validation"
+    mails = {name: len(_parts(arguments.data, arguments.limit)[1][name]) for name in ("train", "validation")}
+    runs = []
     for system in arguments.systems.split(","):
-        for seed in map(int, arguments.seeds.split(",")):
-            mails = {name: len(parts[name]) for name in ("train", "validation")}
-            key = {"system": system, "seed": seed, "settings": {} if system == "svm" else settings, "mails": mails}
-            folder = arguments.output / _digest(key)
-            file = folder / f"{measured}.json"
-            if not file.is_file():
-                folder.mkdir(exist_ok=True)
-                result = _svm(taxonomy, parts, measured, seed)
-                if system != "svm":
-                    config = TrainingConfig.build(dict(settings) | {"seed": seed, "tasks": system})
-                    result = _model(config, taxonomy_text, parts, measured, folder)
-                file.write_text(json.dumps(key | _circumstances() | result, indent=2) + "\n", encoding="utf-8")
-    _show(arguments.output, measured, {name: len(parts[name]) for name in ("train", "validation")})
+        tried = [dict(base) | entry for entry in grid] if system != "svm" else [{}]
+        if arguments.test and len(tried) > 1:
+            tried = [_best(arguments.output, system, mails)]
+        runs += [
+            Run(arguments.data, arguments.limit, arguments.output, system, seed, settings, measured,
+                time.time() + 60 * arguments.minutes)
+            for settings, seed in product(tried, map(int, arguments.seeds.split(",")))
+        ]  # fmt: skip
+    missing = [run for run in runs if not run.file.is_file()]
+    for done, line in enumerate(_in_processes(missing, arguments.processes), start=1):
+        print(f"{done}/{len(missing)} {line}", flush=True)
+    _show(arguments.output, measured, mails)
 
 
-def _svm(taxonomy: Taxonomy, parts: Mapping[str, list[Example]], measured: str, seed: int) -> dict[str, Any]:
+def _in_processes(runs: Sequence[Run], processes: int) -> Iterable[str]:
+    if processes == 1:
+        yield from map(_measure, runs)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _share_cores, (processes,)) as pool:
+        yield from pool.map(_measure, runs)
+
+
+def _share_cores(processes: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def _best(folder: Path, system: str, mails: Mapping[str, int]) -> Settings:
+    """The settings whose mean over the tasks was best on the validation mails, in the mean over seeds."""
+    found = [group for group in _groups(folder, "validation", mails) if group[0]["system"] == system]
+    if not found:
+        raise SystemExit(f"expected validated runs of '{system}' in {folder}: choose first, without --test")
+    best = max(found, key=lambda group: float(np.mean([run["mean_macro_f1"] for run in group])))
+    return dict(best[0]["settings"])
+
+
+def _measure(run: Run) -> str:
+    """Fit, measure and write down; returns a line to print."""
+    name = run.file.parent.name
+    if time.time() > run.not_after:
+        return f"{name}: not started, the time is up"
+    taxonomy_text, parts = _parts(run.data, run.limit)
+    run.file.parent.mkdir(parents=True, exist_ok=True)
+    if run.system == "svm":
+        result = _svm(Taxonomy.parse(taxonomy_text), parts, run)
+    else:
+        config = TrainingConfig.build(run.settings | {"seed": run.seed, "tasks": run.system})
+        result = (_validate if run.measured == "validation" else _test)(config, taxonomy_text, parts, run)
+    run.file.write_text(json.dumps(run.key | _circumstances() | result, indent=2) + "\n", encoding="utf-8")
+    return f"{name}: {result['mean_macro_f1']:.3f} after {result['training_seconds']:.0f} s"
+
+
+def _svm(taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run) -> dict[str, Any]:
     started = time.monotonic()
-    fitted = parts["train"] + (parts["validation"] if measured == "test" else [])
-    predicted = baselines.tfidf_svm(fitted, true_labels(taxonomy, fitted), parts[measured], seed)
-    true = true_labels(taxonomy, parts[measured])
+    fitted = parts["train"] + (parts["validation"] if run.measured == "test" else [])
+    predicted = baselines.tfidf_svm(fitted, true_labels(taxonomy, fitted), parts[run.measured], run.seed)
+    true = true_labels(taxonomy, parts[run.measured])
     scores = {t.id: macro_f1(len(t.labels), true[t.id], predicted[t.id]) for t in taxonomy.tasks}
-    return _entry(measured, scores, time.monotonic() - started)
+    return _entry(run.measured, scores, time.monotonic() - started)
 
 
-def _model(
-    config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], measured: str, folder: Path
+def _validate(
+    config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], run: Run
 ) -> dict[str, Any]:
-    """Train the bundle of this folder, if it is not there, and measure it."""
-    taxonomy, bundle, timing = Taxonomy.parse(taxonomy_text), folder / "bundle", folder / "training.json"
+    """Fit alone: what is measured is the model before it is exported."""
+    import torch
+
+    from mailtriage.fitting import Worker, fit, predict_logits, prepare, task_macro_f1
+
+    taxonomy, device = Taxonomy.parse(taxonomy_text), "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        model, *sets = prepare(config, taxonomy, parts["train"], parts["validation"], Path(folder))
+        started = time.monotonic()
+        history = fit(model, *sets, config, worker=Worker(device=device))
+        seconds = time.monotonic() - started
+        scores = task_macro_f1(predict_logits(model, sets[1].input_ids, config, device), sets[1].targets)
+    epochs = [round(epoch.macro_f1, 4) for epoch in history]
+    return _entry("validation", scores, seconds) | {"mean_macro_f1_by_epoch": epochs}
+
+
+def _test(config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], run: Run) -> dict[str, Any]:
+    """Train the bundle of this folder, if it is not there, and measure it as it is served."""
+    taxonomy, bundle = Taxonomy.parse(taxonomy_text), run.file.parent / "bundle"
+    timing = run.file.parent / "training.json"
     started = time.monotonic()
     if not bundle.exists():
         train(config, taxonomy, parts["train"], parts["validation"], bundle, _say, taxonomy_text)
         timing.write_text(json.dumps({"seconds": time.monotonic() - started}), encoding="utf-8")
-    metrics = evaluate(bundle, parts[measured], folder / measured)
+    metrics = evaluate(bundle, parts["test"], run.file.parent / "test")
     asked = time.monotonic()
-    evaluate(bundle, parts[measured], folder / measured)
+    evaluate(bundle, parts["test"], run.file.parent / "test")
     serving = time.monotonic() - asked
     seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"]
-    entry = _entry(measured, {task: metrics[task]["macro_f1"] for task in taxonomy.task_ids}, seconds)
+    entry = _entry("test", {task: metrics[task]["macro_f1"] for task in taxonomy.task_ids}, seconds)
     return entry | {
         "ece": {task: metrics[task]["calibration"]["ece_after"] for task in taxonomy.task_ids},
         "routing": {key: metrics["overall"]["routing"][key] for key in ("coverage", "precision", "interval")},
+        "validation": json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))["validation_macro_f1_by_task"],
+        "parity": json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))["parity"],
         "evaluation_seconds": round(serving, 1),
     }
 
@@ -120,22 +209,45 @@ def _entry(measured: str, scores: Mapping[str, float], seconds: float) -> dict[s
     }
 
 
-def _show(folder: Path, measured: str, mails: Mapping[str, int]) -> None:
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"*/{measured}.json"))]
+def _groups(folder: Path, measured: str, mails: Mapping[str, int]) -> list[list[dict[str, Any]]]:
+    """The kept runs, those that differ by the seed alone together."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
+    for file in sorted(folder.glob(f"*/{measured}.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
         if result["mails"] == mails:
             groups.setdefault(json.dumps([result["system"], result["settings"]], sort_keys=True), []).append(result)
+    return list(groups.values())
+
+
+def _show(folder: Path, measured: str, mails: Mapping[str, int]) -> None:
     print(f"macro-F1 on the {measured} mails: mean over seeds (spread)")
-    for key, found in sorted(groups.items(), key=lambda item: -np.mean([r["mean_macro_f1"] for r in item[1]])):
-        system, settings = json.loads(key)
+    groups = _groups(folder, measured, mails)
+    common = _common([group[0]["settings"] for group in groups if group[0]["settings"]])
+    print(f"common settings: {common}")
+    for found in sorted(groups, key=lambda group: -np.mean([run["mean_macro_f1"] for run in group])):
         tasks = {task: [result["macro_f1"][task] for result in found] for task in found[0]["macro_f1"]}
         tasks["mean"] = [result["mean_macro_f1"] for result in found]
         figures = "  ".join(f"{t} {np.mean(v):.3f} ({max(v) - min(v):.3f})" for t, v in tasks.items())
         worst = max((max(result["ece"].values()) for result in found if "ece" in result), default=None)
-        print(f"{system:9} {len(found)} seed(s)  {figures}" + (f"  largest ECE {worst:.3f}" if worst else ""))
-        if settings:
-            print(f"          {settings}")
+        ece = f"  largest ECE {worst:.3f}" if worst is not None else ""
+        seconds = np.mean([result["training_seconds"] for result in found])
+        own = {key: value for key, value in found[0]["settings"].items() if key not in common}
+        print(f"{found[0]['system']:9} {len(found)} seed(s)  {figures}{ece}  {seconds:.0f} s  {own or ''}")
+
+
+def _common(settings: Sequence[Settings]) -> Settings:
+    """What all have alike."""
+    first, *rest = settings or [{}]
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+
+
+@lru_cache(maxsize=1)
+def _parts(data: Path, limit: int | None) -> tuple[str, dict[str, list[Example]]]:
+    """The taxonomy as YAML, and the cleaned mails of each part."""
+    rows = {name: list(_rows(data / f"{name}.jsonl.gz", limit)) for name in PARTS}
+    taxonomy = _taxonomy([row for part in rows.values() for row in part])
+    tasks = Taxonomy.parse(taxonomy).task_ids
+    return taxonomy, {name: _examples(part, tasks) for name, part in rows.items()}
 
 
 def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -160,10 +272,6 @@ def _examples(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[E
 
 def _settings(text: str) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in text.split(",") if pair)}
-
-
-def _digest(key: Mapping[str, Any]) -> str:
-    return f"{key['system']}-{key['seed']}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def _circumstances() -> dict[str, Any]:

@@ -35,6 +35,13 @@ class TrainingConfig(BaseModel):
     pooling: Literal["mean", "cls"] = Field("mean", description="how token vectors become one vector a mail")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
 
+    encoder_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share dropped after each part of a layer inside the encoder; null keeps the encoder's own, which "
+        "is 0 for the embedded one",
+    )
     dropout_samples: int = Field(
         1, ge=1, description="masks of that dropout a mail, whose losses are averaged; costs next to nothing"
     )

@@ -53,6 +53,15 @@ def _load_pretrained(config: TrainingConfig) -> tuple[PreTrainedModel, Tokenizer
     return model, tokenizer.backend_tokenizer
 
 
+def set_hidden_dropout(encoder: PreTrainedModel, share: float) -> None:
+    """Let training drop `share` of what each part of a layer adds; what attention drops of its weights stays."""
+    from torch import nn
+
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Dropout) and not name.endswith(("self.dropout", "attention.dropout")):
+            module.p = share
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hold back progress bars and notes of `transformers`; its errors still come."""

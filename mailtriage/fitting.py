@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mailtriage.batching import token_batches
 from mailtriage.config import TrainingConfig
-from mailtriage.encoders import load_encoder
+from mailtriage.encoders import load_encoder, set_hidden_dropout
 from mailtriage.errors import DataError
 from mailtriage.examples import Example
 from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
@@ -125,6 +125,9 @@ def prepare(
     torch.manual_seed(config.seed)
     segments = [_segments(part) for part in (train, validation)]
     model, tokenizer = _make_model(config, taxonomy, [text for pair in segments[0] for text in pair])
+    if config.encoder_dropout is not None:
+        for encoder in model.encoder_of_tasks.values():
+            set_hidden_dropout(encoder, config.encoder_dropout)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.no_padding()
     tokenizer.no_truncation()

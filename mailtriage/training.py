@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import mailtriage
 from mailtriage.bundle import Bundle, write_manifest
@@ -26,6 +27,7 @@ from mailtriage.fitting import (
     Say,
     Tokenised,
     TrainingState,
+    Worker,
     fit,
     predict_logits,
     prepare,
@@ -111,6 +113,7 @@ def _fit_here(
         train,
         validation,
         config,
+        worker=Worker(device="cuda" if torch.cuda.is_available() else "cpu"),
         resume=resume,
         after_epoch=lambda state: state.save(file, fingerprint),
         say=say,
