@@ -167,6 +167,25 @@ def test_patience_ends_a_run_that_gets_no_better(
     assert len(_fit(idle, taxonomy, parts, tmp_path)) == 3
 
 
+@pytest.mark.parametrize(("share", "expected"), [(None, 0.0), (0.2, 0.2)])
+def test_encoder_dropout_replaces_the_encoders_own_but_for_attention(
+    share: float | None,
+    expected: float,
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+) -> None:
+    embedded = tiny_config.model_copy(update={"encoder": "embedded", "encoder_layers": 1, "encoder_dropout": share})
+
+    model, _, _ = prepare(embedded, taxonomy, *parts, tmp_path)
+
+    layer = model.encoder.encoder.layer[0]
+    dropped = (model.encoder.embeddings.dropout.p, layer.attention.output.dropout.p, layer.output.dropout.p)
+    assert dropped == (expected,) * 3
+    assert layer.attention.self.dropout.p == 0.0
+
+
 def test_dropout_samples_are_masks_of_one_reading_and_only_of_training(
     tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
 ) -> None:
