@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mailtriage.bundle import Bundle
-from mailtriage.engines import OnnxEngine, TorchEngine, load_engine
+from mailtriage.engines import GRAPH_TOKENS, OnnxEngine, TorchEngine, graph_shape, load_engine, widen
 from mailtriage.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,83 @@ def test_torch_gives_the_logits_of_the_trained_model_and_onnx_nearly_so(bundle):
         assert from_torch[task].dtype == np.float32
         np.testing.assert_allclose(from_torch[task], values.numpy(), atol=1e-5)
         np.testing.assert_allclose(from_onnx[task], values.numpy(), atol=0.3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_give_nearly_the_same_logits_in_fp32(bundle, precision):
+    expected = TorchEngine(bundle, threads=1).forward(IDS, MASK)
+
+    found = TorchEngine(bundle, threads=1, precision=precision, graphs=True).forward(IDS, MASK)
+
+    for task, values in expected.items():
+        assert found[task].dtype == np.float32
+        np.testing.assert_allclose(found[task], values, atol=0.1)
+
+
+def test_a_batch_widened_to_a_recorded_shape_has_the_same_logits(bundle):
+    engine = TorchEngine(bundle, threads=1)
+
+    wide = engine.forward(*widen(IDS, MASK, 4, 32))
+
+    for task, values in engine.forward(IDS, MASK).items():
+        assert np.isfinite(wide[task]).all()
+        np.testing.assert_allclose(wide[task][:2], values, atol=1e-5)
+
+
+def test_recorded_shapes_hold_their_batch_and_are_few():
+    shapes = {}
+    for mails in range(1, 65):
+        for tokens in range(1, 257):
+            if shape := graph_shape(mails, tokens, 250):
+                assert shape[0] >= mails
+                assert tokens <= shape[1] <= max(tokens, 250)
+                shapes[shape] = shapes.get(shape, 0) + (tokens <= 250)
+    assert graph_shape(1, 5, 250) == (1, 32)
+    assert graph_shape(3, 240, 250) == (4, 250)
+    assert graph_shape(GRAPH_TOKENS, 2, 250) is None
+    assert sum(used > 0 for used in shapes.values()) <= 7 * 8
+
+
+def test_each_shape_is_recorded_once_and_replayed(bundle, monkeypatch):
+    """Without a GPU: a pass that runs the model when it is replayed stands for the recorded one."""
+    engine = TorchEngine(bundle, threads=1)
+    recorded = []
+
+    class Replayed:
+        def __init__(self, given):
+            self.graph, self.given, self.logits = self, given.clone(), None
+            recorded.append(tuple(given.shape))
+
+        def replay(self):
+            self.logits = engine._logits(self.given)
+
+    monkeypatch.setattr(engine, "_graphs", True)
+    monkeypatch.setattr(engine, "_record", Replayed)
+
+    first, second = engine.forward(IDS, MASK), engine.forward(IDS[::-1], MASK[::-1])
+    alone = engine.forward(IDS[1:, :3], MASK[1:, :3])
+
+    assert recorded == [(2, 2, 32), (2, 1, 32)]
+    for task, values in TorchEngine(bundle, threads=1).forward(IDS, MASK).items():
+        np.testing.assert_allclose(first[task], values, atol=1e-5)
+        np.testing.assert_allclose(second[task], values[::-1], atol=1e-5)
+        np.testing.assert_allclose(alone[task], values[1:], atol=1e-5)
+
+
+def test_where_nothing_can_be_recorded_passes_go_on_without_graphs(bundle, caplog, monkeypatch):
+    engine = TorchEngine(bundle, threads=1)
+
+    def refused(_given):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(engine, "_graphs", True)  # which takes a GPU
+    monkeypatch.setattr(engine, "_record", refused)
+
+    found = [engine.forward(IDS, MASK) for _ in range(2)][-1]
+
+    assert caplog.text.count("CUDA graphs are off") == 1
+    for task, values in TorchEngine(bundle, threads=1).forward(IDS, MASK).items():
+        np.testing.assert_allclose(found[task], values, atol=1e-5)
 
 
 def test_the_bundle_names_the_engine_of_each_device(bundle, tmp_path):
