@@ -53,6 +53,14 @@ class TrainingConfig(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs that bring nothing; null never does"
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="the weights of the epoch that validated best, or of the last one"
+    )
+    refit: bool = Field(
+        False,
+        description="once calibrated, fit anew on training and validation mails together and serve that model: twice "
+        "the time. Confidence and thresholds stay those that unseen mails gave the first one",
+    )
     batch_tokens: int = Field(8192, ge=64, description="most tokens a forward pass, padding included")
     learning_rate: float = Field(5e-5, gt=0, description="peak rate of the last encoder layer")
     head_learning_rate: float = Field(1e-3, gt=0, description="peak rate of the heads")

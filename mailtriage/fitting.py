@@ -171,7 +171,7 @@ def fit(
     after_epoch: Callable[[TrainingState], None] = lambda _state: None,
     say: Say = lambda _line: None,
 ) -> list[Epoch]:
-    """Fine-tune `model` in place; it ends with the weights of the epoch that validated best.
+    """Fine-tune `model` in place; it ends with the weights that `config.keep` names.
 
     Where each task has an encoder of its own, each task ends with the weights of its own best epoch.
 
@@ -213,7 +213,8 @@ def fit(
         history.append(Epoch(epoch + 1, loss, score, seconds, tokens / seconds))
         say(f"{label}  loss {loss:.3f}  validation macro-F1 {score:.3f}  {seconds:.0f} s")
         after_epoch(loop.state(best, history))
-    model.load_state_dict(best.weights)
+    if config.keep == "best":
+        model.load_state_dict(best.weights)
     return history
 
 

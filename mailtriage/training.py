@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,23 +76,43 @@ def train(
     model, train_set, validation_set = prepare(config, taxonomy, train, validation, unfinished)
     say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
     data = data_hash(train, validation)
-    fingerprint = hashlib.sha256(
-        f"{config.model_dump_json(exclude={'workers', 'taxonomy'})}{text}{data}".encode()
-    ).hexdigest()
-    fit_anywhere = _fit_on_ray if config.workers else _fit_here
-    history = fit_anywhere(model, train_set, validation_set, config, unfinished, fingerprint, say)
+    history = _fit_anywhere(model, train_set, validation_set, config, unfinished, f"{text}{data}", say)
+    calibrated = _calibrate(model.cpu(), validation_set, taxonomy, config, say)
+    if config.refit:
+        together = [*train, *validation]
+        say(f"fitting anew on all {len(together):,} mails")
+        last = config.model_copy(update={"keep": "last", "patience": None})
+        model, train_set, validation_set = prepare(last, taxonomy, together, validation, unfinished)
+        _fit_anywhere(model, train_set, validation_set, last, unfinished / "refit", f"{text}{data}", say)
     folder = output.with_name(output.name + ".sealing")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copy(unfinished / "tokenizer.json", folder)
     (folder / "taxonomy.yaml").write_text(text, encoding="utf-8")
     write_traces(folder, (example.trace for example in train if example.trace is not None))
-    score = _seal(model.cpu(), validation_set, taxonomy, config, folder, history, data, say)
+    _seal(model.cpu(), validation_set, taxonomy, config, folder, history, calibrated, data, say)
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
     shutil.rmtree(unfinished)
     say(f"sealed {output}")
-    return TrainingResult(Bundle.open(output, verify=False), history, score)
+    return TrainingResult(Bundle.open(output, verify=False), history, calibrated.score)
+
+
+def _fit_anywhere(
+    model: MultiTaskClassifier,
+    train: Tokenised,
+    validation: Tokenised,
+    config: TrainingConfig,
+    folder: Path,
+    content: str,
+    say: Say,
+) -> list[Epoch]:
+    """On Ray or here; `content` tells training data from others, so that a stopped run goes on with its own only."""
+    folder.mkdir(exist_ok=True)
+    settings = config.model_dump_json(exclude={"workers", "taxonomy"})
+    fingerprint = hashlib.sha256(f"{settings}{content}".encode()).hexdigest()
+    fit_somewhere = _fit_on_ray if config.workers else _fit_here
+    return fit_somewhere(model, train, validation, config, folder, fingerprint, say)
 
 
 def _fit_here(
@@ -135,6 +155,32 @@ def _fit_on_ray(
     return fit_on_ray(model, train, validation, config, storage=storage, fingerprint=fingerprint, say=say)
 
 
+@dataclass(frozen=True)
+class _Calibrated:
+    """What mails taught that the model had not seen: temperature a task, thresholds, macro-F1 a task."""
+
+    temperatures: dict[str, float]
+    routing: dict[str, Any]
+    scores: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.scores.values())))
+
+
+def _calibrate(
+    model: MultiTaskClassifier, validation: Tokenised, taxonomy: Taxonomy, config: TrainingConfig, say: Say
+) -> _Calibrated:
+    logits = predict_logits(model, validation.input_ids, config)
+    temperatures = {
+        task.id: fit_temperature(logits[task.id], validation.targets[:, position])
+        for position, task in enumerate(taxonomy.tasks)
+    }
+    say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
+    routing = compile_thresholds(config, Decoder(taxonomy, temperatures), logits, validation.targets)
+    return _Calibrated(temperatures, routing, task_macro_f1(logits, validation.targets))
+
+
 def _seal(
     model: MultiTaskClassifier,
     validation: Tokenised,
@@ -142,49 +188,39 @@ def _seal(
     config: TrainingConfig,
     folder: Path,
     history: list[Epoch],
+    calibrated: _Calibrated,
     data: str,
     say: Say,
-) -> float:
-    """Write everything but tokenizer and taxonomy into the folder of the bundle; returns validation macro-F1."""
-    logits = predict_logits(model, validation.input_ids, config)
-    temperatures = {
-        task.id: fit_temperature(logits[task.id], validation.targets[:, position])
-        for position, task in enumerate(taxonomy.tasks)
-    }
-    decoder = Decoder(taxonomy, temperatures)
-    routing = compile_thresholds(config, decoder, logits, validation.targets)
-    say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
+) -> None:
+    """Write everything but tokenizer and taxonomy into the folder of the bundle."""
     with quiet_transformers():
         model.save_pretrained(folder / "model")
     say("exporting to ONNX")
     engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
-    scores = task_macro_f1(logits, validation.targets)
-    score = float(np.mean(list(scores.values())))
-    _write_json(folder / "calibration.json", {"temperatures": temperatures})
-    _write_json(folder / "thresholds.json", routing)
-    metrics = {"validation_macro_f1": score, "parity": parity, "history": [asdict(epoch) for epoch in history]}
-    metrics |= {"data_sha256": data, "validation_macro_f1_by_task": scores}
+    _write_json(folder / "calibration.json", {"temperatures": calibrated.temperatures})
+    _write_json(folder / "thresholds.json", calibrated.routing)
+    metrics = {"validation_macro_f1": calibrated.score, "parity": parity}
+    metrics |= {"history": [asdict(epoch) for epoch in history]}
+    metrics |= {"data_sha256": data, "validation_macro_f1_by_task": calibrated.scores}
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "training.json", config.model_dump(mode="json") | {"taxonomy": "taxonomy.yaml"})
-    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, score, scores, routing, data), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, calibrated, data), encoding="utf-8")
     write_manifest(folder, name=config.name, max_tokens=config.max_tokens, engines=engines)
-    return score
 
 
 def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _model_card(
-    config: TrainingConfig,
-    taxonomy: Taxonomy,
-    score: float,
-    scores: Mapping[str, float],
-    routing: dict[str, Any],
-    data: str,
-) -> str:
-    found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+def _model_card(config: TrainingConfig, taxonomy: Taxonomy, calibrated: _Calibrated, data: str) -> str:
+    found = ", ".join(f"{task} {score:.3f}" for task, score in calibrated.scores.items())
     tasks = "\n".join(f"- `{task.id}`: {', '.join(task.label_ids)}" for task in taxonomy.tasks)
+    refit = (
+        "\n- Fitted anew on training and validation mails together; validation figures, confidence and thresholds are"
+        "\n  those of the model before, which had not seen the validation mails"
+        if config.refit
+        else ""
+    )
     return f"""# {config.name}
 
 Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail, each with a calibrated confidence.
@@ -192,9 +228,9 @@ Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail
 - Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens a mail
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
 - Training and validation mails: SHA-256 `{data}`
-- Macro-F1 on validation mails: {found}; mean {score:.3f}. The evaluation report has the
-  figures on mails that neither training nor calibration saw
-- Routed without a person: {routing["expected_coverage"]:.0%} of mails like the validation mails. With
+- Macro-F1 on validation mails: {found}; mean {calibrated.score:.3f}. The evaluation report has the
+  figures on mails that neither training nor calibration saw{refit}
+- Routed without a person: {calibrated.routing["expected_coverage"]:.0%} of mails like the validation mails. With
   {config.route_confidence:.0%} confidence at least {config.route_precision:.0%} of that is right, counted a
   {config.route_promise}
 
