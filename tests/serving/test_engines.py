@@ -44,6 +44,16 @@ def test_torch_gives_the_logits_of_the_trained_model_and_onnx_nearly_so(bundle):
         np.testing.assert_allclose(from_onnx[task], values.numpy(), atol=0.3)
 
 
+def test_int8_weights_leave_room_on_processors_that_add_in_sixteen_bits(bundle):
+    import onnx
+
+    model = onnx.load(bundle.path / "onnx" / "model.int8.onnx")
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 3]
+    largest = max(int(np.abs(values.astype(int)).max()) for values in weights if values.ndim == 2)
+
+    assert 32 < largest <= 64  # 2 * 255 * 64 < 2 ** 15
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_the_bits_give_nearly_the_same_logits_in_fp32(bundle, precision):
     expected = TorchEngine(bundle, threads=1).forward(IDS, MASK)
