@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -31,10 +30,10 @@ def apply_edits(text: str, edits: Sequence[Removed]) -> str:
         return text
     parts: list[str] = []
     position = 0
-    for edit in edits:
-        parts.append(text[position : edit.start])
-        parts.append(edit.replacement)
-        position = edit.end
+    for _kind, _rule, start, end, replacement in edits:
+        parts.append(text[position:start])
+        parts.append(replacement)
+        position = end
     parts.append(text[position:])
     return "".join(parts)
 
@@ -100,9 +99,12 @@ def _around(whole: Removed, inside: Sequence[Removed]) -> Iterator[Removed]:
 
 def merged(edits: Sequence[Removed]) -> Sequence[Removed]:
     """Join neighbours of the same kind and rule, and an insertion with the edit that it touches."""
-    if all(one.end != other.start for one, other in pairwise(edits)) and all(map(_does_something, edits)):
-        return edits
-    return list(_joined_neighbours(edits))
+    position = -1
+    for _kind, _rule, start, end, replacement in edits:
+        if start == position or (start == end and not replacement):
+            return list(_joined_neighbours(edits))
+        position = end
+    return edits
 
 
 def _does_something(edit: Removed) -> bool:

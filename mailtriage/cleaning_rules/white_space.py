@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 from mailtriage.cleaning_rules.edits import Removed, make_removed
@@ -32,12 +31,9 @@ def blank_line_edits(text: str) -> list[Removed]:
 
 def white_space_edits(text: str) -> list[Removed]:
     """Edits that trim both ends and each line's end, keep at most one blank line, and drop invisible characters."""
-    return list(_edits(text))
-
-
-def _edits(text: str) -> Iterator[Removed]:
     if not text[:1].isspace() and not text[-1:].isspace() and not any(clue in text for clue in _CLUES):
-        return
+        return []
+    edits: list[Removed] = []
     for run in _RUN.finditer(text):
         start, end = run.span()
         found = run[0]
@@ -45,7 +41,8 @@ def _edits(text: str) -> Iterator[Removed]:
             continue
         replacement = "" if start == 0 or end == len(text) else _folded(found)
         if replacement != found:
-            yield make_removed(("whitespace", "white_space", start, end, replacement))
+            edits.append(make_removed(("whitespace", "white_space", start, end, replacement)))
+    return edits
 
 
 @lru_cache(maxsize=1024)
