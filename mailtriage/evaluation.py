@@ -67,7 +67,7 @@ def evaluate(
         engine: what runs the model; by default the bundle's ONNX export.
         baseline_train: training mails to fit the baselines on; without them the report has none, and does not prove
             that no group of mails crosses the split.
-        validation: validation mails, for that proof.
+        validation: validation mails, for that proof; baselines get them too where the model did (`refit`).
         champion_path: another bundle to compare with, such as the one that serves; `flips.csv` lists what changes.
         progress: is told what happens now.
 
@@ -86,8 +86,9 @@ def evaluate(
     result["overall"]["routing"] |= promise(bundle, result["overall"]["routed_of_all"])
     result["model"] = describe(bundle)
     if baseline_train:
-        progress(f"fitting the baselines on {len(baseline_train):,} mails")
-        result["baselines"] = measure_baselines(bundle.taxonomy, baseline_train, examples, answers.true)
+        fitted = [*baseline_train, *validation] if _is_refitted(bundle) else baseline_train
+        progress(f"fitting the baselines on {len(fitted):,} mails")
+        result["baselines"] = measure_baselines(bundle.taxonomy, fitted, examples, answers.true)
         result["split"] = crossings(
             {"train": baseline_train, "validation": validation, "test": examples}
             if validation
@@ -110,6 +111,11 @@ def _against_champion(
     old = champion.answers_of(bundle, taxonomy, examples)
     champion.write_flips(output / champion.FLIPS, champion.flips(taxonomy, examples, answers.true, answers.chosen, old))
     return {"model": describe(bundle)} | champion.compare(taxonomy, answers.true, answers.chosen, old)
+
+
+def _is_refitted(bundle: Bundle) -> bool:
+    """Whether the model was fitted anew on training and validation mails together."""
+    return bool((bundle.path / "training.json").is_file() and bundle.read_json("training.json").get("refit"))
 
 
 def training_history(bundle: Bundle) -> list[dict[str, Any]]:

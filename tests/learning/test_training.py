@@ -13,6 +13,7 @@ from mailtriage import training
 from mailtriage.config import TrainingConfig
 from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError, ExportError
+from mailtriage.evaluation import evaluate
 from mailtriage.examples import Example
 from mailtriage.features import pad
 from mailtriage.fitting import Epoch, TrainingState, fit, predict_logits, prepare
@@ -91,6 +92,55 @@ def test_train_resumes_by_itself_after_a_kill(
     assert not [line for line in said if line.startswith("epoch")]
     assert len(result.history) == 6
     assert not (tmp_path / "bundle.unfinished").exists()
+
+
+def test_the_last_epoch_stays_where_it_is_asked_for(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    states: list[TrainingState] = []
+    last = tiny_config.model_copy(update={"keep": "last", "epochs": 3})
+    model, train, validation = prepare(last, taxonomy, *parts, tmp_path)
+    upside_down = dataclasses.replace(validation, targets=np.roll(validation.targets, 7, axis=0))  # epoch 3 is not best
+
+    fit(model, train, upside_down, last, after_epoch=states.append)
+
+    final = {name: value.numpy() for name, value in model.state_dict().items()}
+    assert all(np.array_equal(final[name], value.numpy()) for name, value in states[-1].model.items())
+    if states[-1].history[-1].macro_f1 < max(epoch.macro_f1 for epoch in states[-1].history):
+        assert any(not np.array_equal(final[name], value.numpy()) for name, value in states[-1].best.items())
+
+
+def test_a_refit_sees_all_mails_and_keeps_what_unseen_ones_said(
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    config = tiny_config.model_copy(update={"refit": True, "epochs": 3})
+    once = training.train(config.model_copy(update={"refit": False}), taxonomy, *parts, tmp_path / "once")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_seal", killed)  # the power went after the last epoch
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, taxonomy, *parts, tmp_path / "bundle")
+    result = training.train(config, taxonomy, *parts, tmp_path / "bundle", said.append)
+
+    bundle = result.bundle
+    assert sum("going on after epoch 3 of a stopped run" in line for line in said) == 2
+    assert f"fitting anew on all {len(parts[0]) + len(parts[1]):,} mails" in said
+    for name in ("calibration.json", "thresholds.json"):
+        assert bundle.read_json(name) == once.bundle.read_json(name)
+    assert result.validation_macro_f1 == once.validation_macro_f1
+    assert (bundle.path / "model/model.safetensors").read_bytes() != (
+        once.bundle.path / "model/model.safetensors"
+    ).read_bytes()
+    assert "Fitted anew" in (bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    seen = evaluate(bundle.path, parts[1], tmp_path / "seen", baseline_train=parts[0], validation=parts[1])
+    assert seen["baselines"]["tfidf_svm"]["mean_macro_f1"] > 0.99  # it was fitted on them too
 
 
 def test_a_saved_model_answers_the_same(
