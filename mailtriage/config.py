@@ -78,6 +78,9 @@ class TrainingConfig(BaseModel):
         "auto", description="auto: bf16 where the hardware computes in it"
     )
     seed: int = 7
+    deterministic: bool = Field(
+        False, description="the same weights from the same seed on the same hardware, to the bit; slower on a GPU"
+    )
 
     split: Literal["random", "time"] = Field("random", description="of the mails: `time` tests on the newest ones")
     route_precision: float = Field(0.95, gt=0, lt=1, description="share of what is routed that must be right")

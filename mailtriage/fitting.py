@@ -6,6 +6,7 @@ The loop is the same in this process (`mailtriage/training.py`) and in every Ray
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,25 +195,26 @@ def fit(
         loop.restore(resume)
         best, history = _Best(model, resume.best, dict(resume.best_scores)), list(resume.history)
 
-    for epoch in range(len(history), config.epochs):
-        if _is_done(history, config.patience):
-            break
-        started = time.monotonic()
-        label = f"epoch {epoch + 1}/{config.epochs}"
-        torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
-        with _memory_kept(worker.device):
-            loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
-        logits = predict_logits(model, validation.input_ids, config, worker.device)
-        scores = {
-            task: worker.sum_over_workers(score) / worker.count
-            for task, score in task_macro_f1(logits, validation.targets).items()
-        }
-        best.update(scores)
-        seconds, score = time.monotonic() - started, float(np.mean(list(scores.values())))
-        loss, tokens = worker.sum_over_workers(loss) / worker.count, worker.sum_over_workers(tokens)
-        history.append(Epoch(epoch + 1, loss, score, seconds, tokens / seconds))
-        say(f"{label}  loss {loss:.3f}  validation macro-F1 {score:.3f}  {seconds:.0f} s")
-        after_epoch(loop.state(best, history))
+    with _deterministic(config.deterministic):
+        for epoch in range(len(history), config.epochs):
+            if _is_done(history, config.patience):
+                break
+            started = time.monotonic()
+            label = f"epoch {epoch + 1}/{config.epochs}"
+            torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
+            with _memory_kept(worker.device):
+                loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
+            logits = predict_logits(model, validation.input_ids, config, worker.device)
+            scores = {
+                task: worker.sum_over_workers(score) / worker.count
+                for task, score in task_macro_f1(logits, validation.targets).items()
+            }
+            best.update(scores)
+            seconds, score = time.monotonic() - started, float(np.mean(list(scores.values())))
+            loss, tokens = worker.sum_over_workers(loss) / worker.count, worker.sum_over_workers(tokens)
+            history.append(Epoch(epoch + 1, loss, score, seconds, tokens / seconds))
+            say(f"{label}  loss {loss:.3f}  validation macro-F1 {score:.3f}  {seconds:.0f} s")
+            after_epoch(loop.state(best, history))
     if config.keep == "best":
         model.load_state_dict(best.weights)
     return history
@@ -403,6 +405,21 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
     if _kind(device) == "cpu":
         for encoder in model.encoder_of_tasks.values():
             encoder.set_attn_implementation("eager")
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Let PyTorch take kernels alone that add up in the same order each time; one that has none raises."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager

@@ -236,6 +236,32 @@ def test_encoder_dropout_replaces_the_encoders_own_but_for_attention(
     assert layer.attention.self.dropout.p == 0.0
 
 
+def test_a_deterministic_run_can_be_repeated_to_the_bit(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+) -> None:
+    config = tiny_config.model_copy(update={"deterministic": True, "epochs": 2})
+    modes: list[bool] = []
+
+    def weights(seed: int) -> dict[str, bytes]:
+        seeded = config.model_copy(update={"seed": seed})
+        model, train, validation = prepare(seeded, taxonomy, *parts, tmp_path)
+        fit(
+            model,
+            train,
+            validation,
+            seeded,
+            after_epoch=lambda _state: modes.append(torch.are_deterministic_algorithms_enabled()),
+        )
+        return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+    first = weights(3)
+
+    assert weights(3) == first
+    assert weights(4) != first
+    assert modes == [True] * 6
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_dropout_samples_are_masks_of_one_reading_and_only_of_training(
     tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
 ) -> None:
