@@ -1,12 +1,13 @@
 """Speed of our training loop, against `transformers.Trainer` with the same recipe, and of Ray Train against the loop.
 
     python benchmarks/training.py [--config configs/demo.yaml] [--mails 1200] [--epochs 2] [--repeats 3]
-        [--device cpu|cuda] [--systems loop,loop-plain-memory,trainer,trainer-grouped,ray] [--output FILE]
+        [--device cpu|cuda] [--systems loop,loop-packed,...] [--output FILE]
 
 All train the same model on the same synthetic mails, with the same optimiser, parameter groups, schedule, clipping,
 precision and number of steps. Trainer takes a fixed number of mails a step: in random order, or of like length
 (`trainer-grouped`); it keeps the attention that `transformers` chooses. `loop-plain-memory` is our loop without
-`fitting.KEPT_MEMORY`. Each run is a process of its own, so that its
+`fitting.KEPT_MEMORY`; on a GPU `loop-packed` reads mails without padding, and `loop-compiled` compiles that too (its
+first steps, in which it compiles, count). `ray` needs Ray. Each run is a process of its own, so that its
 peak memory is its own, and systems take turns, so that a slow minute hits all. Figures:
 
 - tokens/s: tokens of mails, padding not counted, a second of training; loading is left out, the first steps are not.
@@ -36,7 +37,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SYSTEMS = ("loop", "loop-plain-memory", "trainer", "trainer-grouped", "ray")
+SYSTEMS = ("loop", "loop-plain-memory", "loop-packed", "loop-compiled", "trainer", "trainer-grouped", "ray")
+ONLY_ON = {"cuda": ("loop-packed", "loop-compiled"), "cpu": ("loop-plain-memory",)}
 MATRIX = {"cpu": 1536, "cuda": 8192}
 
 
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a GPU where one is")
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--systems", help="by default all that this device runs")
     parser.add_argument("--set", default="", help="settings that replace those of the configuration: key=value,...")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", choices=SYSTEMS, help=argparse.SUPPRESS)
@@ -55,7 +57,7 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(_run(arguments.child, arguments)))
         return
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.systems.split(",")}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in _systems(arguments)}
     for _ in range(arguments.repeats):
         for system, found in runs.items():
             found.append(_in_a_process(system))
@@ -65,6 +67,12 @@ def main() -> None:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result | {"runs": runs}, indent=2) + "\n", encoding="utf-8")
+
+
+def _systems(arguments: argparse.Namespace) -> list[str]:
+    if arguments.systems:
+        return list(arguments.systems.split(","))
+    return [name for name in SYSTEMS if name not in ONLY_ON.get("cpu" if _device(arguments) == "cuda" else "cuda", ())]
 
 
 def _in_a_process(system: str) -> dict[str, Any]:
@@ -125,6 +133,8 @@ def _run(system: str, arguments: argparse.Namespace) -> dict[str, Any]:
         model, train, validation = fitting.prepare(config, taxonomy, examples[:-16], examples[-16:], Path(folder))
         if system == "loop-plain-memory":
             fitting.KEPT_MEMORY = ()
+        if system in ("loop-packed", "loop-compiled"):
+            config = config.model_copy(update={"packed": True, "compile": system == "loop-compiled"})
         run = {"trainer": _trainer, "trainer-grouped": _trainer, "ray": _ray}.get(system, _loop)
         _forget_peak_memory()
         found = run(system, model, train, validation, config, device, Path(folder))

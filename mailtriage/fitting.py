@@ -29,6 +29,7 @@ from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
 from mailtriage.losses import Objective
 from mailtriage.metrics import UNLABELLED, Labels, macro_f1
 from mailtriage.model import MultiTaskClassifier
+from mailtriage.packing import Packed, is_packing, packing
 from mailtriage.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -195,7 +196,11 @@ def fit(
         loop.restore(resume)
         best, history = _Best(model, resume.best, dict(resume.best_scores)), list(resume.history)
 
-    with _deterministic(config.deterministic):
+    with (
+        _deterministic(config.deterministic),
+        packing(model, config.packed, loop.bf16),
+        _compiled(model, config.compile),
+    ):
         for epoch in range(len(history), config.epochs):
             if _is_done(history, config.patience):
                 break
@@ -270,8 +275,7 @@ class _Loop:
         loss_sum, tokens = torch.zeros((), dtype=torch.float64, device=self.worker.device), 0  # no step waits for a GPU
         self.wrapped.train()
         for step, positions in enumerate(batches, start=1):
-            ids, mask, targets = _tensors(self.data, positions, self.worker.device)
-            loss_sum += self._step(ids, mask, targets)
+            loss_sum += self._step(positions)
             tokens += sum(len(self.data.input_ids[position]) for position in positions)
             if time.monotonic() - said > SAY_EVERY:
                 loss, said = float(loss_sum) / step, time.monotonic()
@@ -279,11 +283,13 @@ class _Loop:
                 self.say(f"{label}  step {step}/{len(batches)}  loss {loss:.3f}  {rate:,.0f} tokens/s")
         return float(loss_sum) / len(batches), float(tokens)
 
-    def _step(self, ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+    def _step(self, positions: Sequence[int]) -> Tensor:
+        mails = [self.data.input_ids[position] for position in positions]
         if self.config.r_drop:
-            ids, mask = ids.repeat(2, 1), mask.repeat(2, 1)  # the same mails under other dropout
+            mails = mails * 2  # under other dropout
+        targets = torch.from_numpy(self.data.targets[positions]).to(self.worker.device, non_blocking=True)
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
-            logits = self.wrapped(input_ids=ids, attention_mask=mask)
+            logits = self.wrapped(**_read(self.model, mails, self.worker.device))
         loss = self.objective(logits, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -318,9 +324,9 @@ def predict_logits(
     bf16 = _computes_bf16(config.precision, device)
     model.eval()
     for positions in _chunks(order, [len(ids) for ids in input_ids], config.batch_tokens * 2):
-        ids, mask = (torch.from_numpy(array).to(device) for array in pad([input_ids[p] for p in positions]))
+        batch = _read(model, [input_ids[p] for p in positions], device)
         with torch.inference_mode(), torch.autocast(_kind(device), torch.bfloat16, enabled=bf16):
-            for task, values in model(ids, mask).items():
+            for task, values in model(**batch).items():
                 parts[task].append(values.float().cpu())
     back = np.argsort(order)
     return {task: torch.cat(values).numpy()[back] for task, values in parts.items()}
@@ -343,11 +349,12 @@ def _segments(examples: Sequence[Example]) -> list[tuple[str, str]]:
     return [model_text(example.subject, example.text, example.custodian_bank) for example in examples]
 
 
-def _tensors(data: Tokenised, positions: Sequence[int], device: str) -> tuple[Tensor, Tensor, Tensor]:
-    ids, mask = pad([data.input_ids[position] for position in positions])
-    arrays = (ids, mask, data.targets[positions])
-    ids_, mask_, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-    return ids_, mask_, targets
+def _read(model: MultiTaskClassifier, mails: Sequence[TokenIds], device: str) -> dict[str, Any]:
+    """What the model's forward pass takes: mails packed where it can read them so, else padded."""
+    if is_packing(model):
+        return {"packed": Packed.of(mails, device)}
+    ids, mask = (torch.from_numpy(array).to(device, non_blocking=True) for array in pad(mails))
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _chunks(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -405,6 +412,19 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
     if _kind(device) == "cpu":
         for encoder in model.encoder_of_tasks.values():
             encoder.set_attn_implementation("eager")
+
+
+@contextmanager
+def _compiled(model: MultiTaskClassifier, wanted: bool) -> Iterator[None]:
+    """Compile the encoders in place, for any number of mails and tokens; weights keep their names."""
+    encoders = list(model.encoder_of_tasks.values()) if wanted else []
+    try:
+        for encoder in encoders:
+            encoder.compile(dynamic=True)
+        yield
+    finally:
+        for encoder in encoders:
+            encoder._compiled_call_impl = None
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from mailtriage.packing import Packed, pool, read_tokens
+
 _SHARED = "shared"
 
 
@@ -100,23 +102,35 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: `from_encoder` initialises the heads, and a saved model brings all its weights."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Both arguments have shape (mails, tokens); each task's logits have shape (mails, labels).
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, packed: Packed | None = None
+    ) -> dict[str, Tensor]:
+        """Each task's logits, of shape (mails, labels).
 
         While training with `dropout_samples` above 1 (multi-sample dropout, Inoue 2019, arXiv:1905.09788), logits have
         shape (samples * mails, labels): all mails under one mask of dropout, then all under the next.
+
+        Args:
+            input_ids, attention_mask: padded mails, both of shape (mails, tokens).
+            packed: mails without padding in their place, inside of `packing.packing`.
         """
         if self.config.separate:
             return {
-                task: self._answer(task, self._read(self.encoders[task], input_ids, attention_mask))
+                task: self._answer(task, self._read(self.encoders[task], input_ids, attention_mask, packed))
                 for task in self.heads
             }
-        mail = self._read(self.encoder, input_ids, attention_mask)
+        mail = self._read(self.encoder, input_ids, attention_mask, packed)
         return {task: self._answer(task, mail) for task in self.heads}
 
-    def _read(self, encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        tokens = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mail = _pool(tokens, attention_mask, self.config.pooling)
+    def _read(
+        self, encoder: nn.Module, input_ids: Tensor | None, attention_mask: Tensor | None, packed: Packed | None
+    ) -> Tensor:
+        if packed is not None:
+            mail = pool(read_tokens(encoder, packed), packed, self.config.pooling)
+        else:
+            assert attention_mask is not None
+            tokens = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mail = _pool(tokens, attention_mask, self.config.pooling)
         if self.training and self.config.dropout_samples > 1:
             mail = mail.repeat(self.config.dropout_samples, 1)
         dropped: Tensor = self.dropout(mail)

@@ -1,0 +1,114 @@
+"""Packed mails give what padded mails give: logits, losses and weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mailtriage.config import TrainingConfig
+from mailtriage.errors import ConfigError
+from mailtriage.examples import Example
+from mailtriage.features import pad
+from mailtriage.fitting import fit, prepare
+from mailtriage.model import MultiTaskClassifier
+from mailtriage.packing import Packed, packing
+from mailtriage.taxonomy import Taxonomy
+
+Parts = tuple[list[Example], list[Example]]
+
+
+@pytest.fixture(scope="module")
+def parts(examples: list[Example]) -> Parts:
+    return examples[:120], examples[320:360]
+
+
+def _both(model: MultiTaskClassifier, mails: list[np.ndarray]) -> tuple[dict[str, torch.Tensor], ...]:
+    ids, mask = map(torch.from_numpy, pad(mails))
+    with torch.inference_mode():
+        padded = model(ids, mask)
+        with packing(model, wanted=True, halves=False):
+            packed = model(packed=Packed.of(mails))
+        again = model(ids, mask)
+    assert all(torch.equal(padded[task], again[task]) for task in padded)  # the encoder is as it was
+    return padded, packed
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("tasks", ["together", "separate"])
+def test_packed_mails_give_the_logits_of_padded_ones(
+    tasks: str, pooling: str, tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts
+) -> None:
+    config = tiny_config.model_copy(update={"tasks": tasks, "pooling": pooling})
+    model, train, _ = prepare(config, taxonomy, *parts, tmp_path)
+    mails = [train.input_ids[0][:1], *train.input_ids[1:9], train.input_ids[9][:2]]
+
+    padded, packed = _both(model.eval(), mails)
+
+    for task, values in padded.items():
+        torch.testing.assert_close(packed[task], values, atol=1e-5, rtol=0)
+
+
+def test_a_mail_does_not_see_its_neighbours(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts
+) -> None:
+    model, train, _ = prepare(tiny_config, taxonomy, *parts, tmp_path)
+    first, second, third = train.input_ids[:3]
+
+    with torch.inference_mode(), packing(model.eval(), wanted=True, halves=False):
+        here = model(packed=Packed.of([first, second]))["queue"][0]
+        there = model(packed=Packed.of([third, first]))["queue"][1]
+
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changed", [{}, {"r_drop": 1.0}, {"dropout_samples": 2}])
+def test_packed_training_takes_the_same_way(
+    changed: dict[str, float], tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts
+) -> None:
+    config = tiny_config.model_copy(update={"dropout": 0.0, "encoder_dropout": 0.0, "epochs": 2} | changed)
+    histories, implementations = [], []
+    for packed in (False, True):
+        model, train, validation = prepare(config, taxonomy, *parts, tmp_path)
+        model.encoder.apply(lambda module: setattr(module, "attention_dropout", 0.0))
+        for module in model.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        chosen = config.model_copy(update={"packed": packed})
+        histories.append(fit(model, train, validation, chosen))
+        implementations.append(model.encoder.config._attn_implementation)
+
+    assert implementations == ["eager", "eager"]
+    for padded_epoch, packed_epoch in zip(*histories, strict=True):
+        assert packed_epoch.loss == pytest.approx(padded_epoch.loss, abs=1e-4)
+
+
+def test_an_encoder_that_counts_positions_its_own_way_is_refused(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts
+) -> None:
+    model, _, _ = prepare(tiny_config, taxonomy, *parts, tmp_path)
+    model.encoder.config.model_type = "roberta"
+
+    with pytest.raises(ConfigError, match="bert and distilbert; this one is 'roberta'"), packing(model, True, True):
+        pass
+
+
+def test_a_compiled_encoder_is_compiled_for_training_alone(
+    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def compile_(module: torch.nn.Module, *, dynamic: bool) -> None:
+        asked.append((type(module).__name__, dynamic))
+        module._compiled_call_impl = module._call_impl
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    config = tiny_config.model_copy(update={"compile": True, "epochs": 1})
+    model, train, validation = prepare(config, taxonomy, *parts, tmp_path)
+    names = list(model.state_dict())
+
+    fit(model, train, validation, config, after_epoch=lambda state: asked.append(("state", list(state.model) == names)))
+
+    assert len([name for name, _ in asked if name.endswith("Model")]) >= 1
+    assert ("state", True) in asked
+    assert model.encoder._compiled_call_impl is None
