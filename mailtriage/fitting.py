@@ -29,7 +29,7 @@ from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
 from mailtriage.losses import Objective
 from mailtriage.metrics import UNLABELLED, Labels, macro_f1
 from mailtriage.model import MultiTaskClassifier
-from mailtriage.packing import Packed, is_packing, on_device, packing
+from mailtriage.packing import Packed, is_packing, packing
 from mailtriage.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -196,15 +196,18 @@ def fit(
         loop.restore(resume)
         best, history = _Best(model, resume.best, dict(resume.best_scores)), list(resume.history)
 
-    with _deterministic(config.deterministic), packing(model, config.packed, loop.bf16):
-        compiled = _compile(model) if config.compile else {}
+    with (
+        _deterministic(config.deterministic),
+        packing(model, config.packed, loop.bf16),
+        _compiled(model, config.compile),
+    ):
         for epoch in range(len(history), config.epochs):
             if _is_done(history, config.patience):
                 break
             started = time.monotonic()
             label = f"epoch {epoch + 1}/{config.epochs}"
             torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
-            with _memory_kept(worker.device), _calling(compiled):
+            with _memory_kept(worker.device):
                 loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
             logits = predict_logits(model, validation.input_ids, config, worker.device)
             scores = {
@@ -284,7 +287,7 @@ class _Loop:
         mails = [self.data.input_ids[position] for position in positions]
         if self.config.r_drop:
             mails = mails * 2  # under other dropout
-        targets = on_device(self.data.targets[positions], self.worker.device)
+        targets = torch.from_numpy(self.data.targets[positions]).to(self.worker.device, non_blocking=True)
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(**_read(self.model, mails, self.worker.device))
         loss = self.objective(logits, targets)
@@ -324,9 +327,9 @@ def predict_logits(
         batch = _read(model, [input_ids[p] for p in positions], device)
         with torch.inference_mode(), torch.autocast(_kind(device), torch.bfloat16, enabled=bf16):
             for task, values in model(**batch).items():
-                parts[task].append(values.float())  # on the device, so that no batch waits for the one before
+                parts[task].append(values.float().cpu())
     back = np.argsort(order)
-    return {task: torch.cat(values).cpu().numpy()[back] for task, values in parts.items()}
+    return {task: torch.cat(values).numpy()[back] for task, values in parts.items()}
 
 
 def mean_macro_f1(logits: Mapping[str, np.ndarray[Any, Any]], targets: Labels) -> float:
@@ -350,7 +353,7 @@ def _read(model: MultiTaskClassifier, mails: Sequence[TokenIds], device: str) ->
     """What the model's forward pass takes: mails packed where it can read them so, else padded."""
     if is_packing(model):
         return {"packed": Packed.of(mails, device)}
-    ids, mask = (on_device(array, device) for array in pad(mails))
+    ids, mask = (torch.from_numpy(array).to(device, non_blocking=True) for array in pad(mails))
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -411,28 +414,17 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
             encoder.set_attn_implementation("eager")
 
 
-def _compile(model: MultiTaskClassifier) -> dict[torch.nn.Module, Any]:
-    """The encoders' calls, compiled for any number of mails and tokens, for `_calling`."""
-    calls: dict[torch.nn.Module, Any] = {}
-    for encoder in dict.fromkeys(model.encoder_of_tasks.values()):
-        encoder.compile(dynamic=True)
-        calls[encoder], encoder._compiled_call_impl = encoder._compiled_call_impl, None
-    return calls
-
-
 @contextmanager
-def _calling(compiled: Mapping[torch.nn.Module, Any]) -> Iterator[None]:
-    """Call these modules compiled meanwhile: while training alone, since validation would be compiled once more.
-
-    Modules stay what they are, and so do the names of their weights.
-    """
+def _compiled(model: MultiTaskClassifier, wanted: bool) -> Iterator[None]:
+    """Compile the encoders in place, for any number of mails and tokens; weights keep their names."""
+    encoders = list(model.encoder_of_tasks.values()) if wanted else []
     try:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
+        for encoder in encoders:
+            encoder.compile(dynamic=True)
         yield
     finally:
-        for module in compiled:
-            module._compiled_call_impl = None
+        for encoder in encoders:
+            encoder._compiled_call_impl = None
 
 
 @contextmanager
@@ -441,13 +433,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager
