@@ -162,17 +162,15 @@ def _validate(
     config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], run: Run
 ) -> dict[str, Any]:
     """Fit alone: what is measured is the model before it is exported."""
-    import torch
-
     from mailtriage.fitting import Worker, fit, predict_logits, prepare, task_macro_f1
 
-    taxonomy, device = Taxonomy.parse(taxonomy_text), "cuda" if torch.cuda.is_available() else "cpu"
+    taxonomy, worker = Taxonomy.parse(taxonomy_text), Worker.alone()
     with tempfile.TemporaryDirectory() as folder:
         model, *sets = prepare(config, taxonomy, parts["train"], parts["validation"], Path(folder))
         started = time.monotonic()
-        history = fit(model, *sets, config, worker=Worker(device=device))
+        history = fit(model, *sets, config, worker=worker)
         seconds = time.monotonic() - started
-        scores = task_macro_f1(predict_logits(model, sets[1].input_ids, config, device), sets[1].targets)
+        scores = task_macro_f1(predict_logits(model, sets[1].input_ids, config, worker.device), sets[1].targets)
     epochs = [round(epoch.macro_f1, 4) for epoch in history]
     return _entry("validation", scores, seconds) | {"mean_macro_f1_by_epoch": epochs}
 
@@ -190,12 +188,13 @@ def _test(config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[E
     evaluate(bundle, parts["test"], run.file.parent / "test")
     serving = time.monotonic() - asked
     seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds"]
+    sealed = json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))
     entry = _entry("test", {task: metrics[task]["macro_f1"] for task in taxonomy.task_ids}, seconds)
     return entry | {
         "ece": {task: metrics[task]["calibration"]["ece_after"] for task in taxonomy.task_ids},
         "routing": {key: metrics["overall"]["routing"][key] for key in ("coverage", "precision", "interval")},
-        "validation": json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))["validation_macro_f1_by_task"],
-        "parity": json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))["parity"],
+        "validation": sealed["validation_macro_f1_by_task"],
+        "parity": sealed["parity"],
         "evaluation_seconds": round(serving, 1),
     }
 

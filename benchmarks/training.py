@@ -1,17 +1,21 @@
 """Speed of our training loop, against `transformers.Trainer` with the same recipe, and of Ray Train against the loop.
 
     python benchmarks/training.py [--config configs/demo.yaml] [--mails 1200] [--epochs 2] [--repeats 3]
-        [--device cpu|cuda] [--systems loop,loop-packed,...] [--output FILE]
+        [--device cpu|cuda] [--systems loop,loop-packed,...] [--random-encoder 768,6,12] [--output FILE]
 
 All train the same model on the same synthetic mails, with the same optimiser, parameter groups, schedule, clipping,
 precision and number of steps. Trainer takes a fixed number of mails a step: in random order, or of like length
 (`trainer-grouped`); it keeps the attention that `transformers` chooses. `loop-plain-memory` is our loop without
-`fitting.KEPT_MEMORY`; on a GPU `loop-packed` reads mails without padding, and `loop-compiled` compiles that too (its
-first steps, in which it compiles, count). `ray` needs Ray. Each run is a process of its own, so that its
-peak memory is its own, and systems take turns, so that a slow minute hits all. Figures:
+`fitting.KEPT_MEMORY`. `loop` packs and compiles as the configuration says; on a GPU `loop-padded` does neither,
+`loop-packed` reads mails without padding, `loop-padded-compiled` compiles the encoder, and `loop-compiled` does both
+(the first steps, in which it compiles, count). `ray` runs where Ray is installed. `--random-encoder` measures a BERT of
+that width, layers and heads with fresh weights, where no hub can be reached. Each run is a process of its own, so that
+its peak memory is its own, and systems take turns, so that a slow minute hits all. Figures:
 
 - tokens/s: tokens of mails, padding not counted, a second of training; loading is left out, the first steps are not.
-- cpu_seconds: the same without the time in which other processes had the cores; with one thread the fairer figure.
+- last epoch tokens/s: the same of the last epoch, its validation included: what a long run comes to.
+- cpu_seconds: the same without the time in which other processes had the cores; with one thread the fairer figure. It
+  says nothing of a GPU, and is 0 there.
 - MFU: 6 operations a parameter outside the embeddings and token, and 12 a layer, width and token of attention, against
   the peak of large products of matrices on the same device, in the same precision, with the same threads: the best
   that any run saw. On a CPU it is of `cpu_seconds`, and means something with one thread only.
@@ -23,6 +27,7 @@ peak memory is its own, and systems take turns, so that a slow minute hits all. 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -37,8 +42,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SYSTEMS = ("loop", "loop-plain-memory", "loop-packed", "loop-compiled", "trainer", "trainer-grouped", "ray")
-ONLY_ON = {"cuda": ("loop-packed", "loop-compiled"), "cpu": ("loop-plain-memory",)}
+LOOPS = {  # what each changes of the configuration
+    "loop-padded": {"packed": False, "compile": False},
+    "loop-packed": {"packed": True, "compile": False},
+    "loop-padded-compiled": {"packed": False, "compile": True},
+    "loop-compiled": {"packed": True, "compile": True},
+}
+SYSTEMS = ("loop", "loop-plain-memory", *LOOPS, "trainer", "trainer-grouped", "ray")
+ONLY_ON = {"cuda": tuple(LOOPS), "cpu": ("loop-plain-memory",)}
+VOCABULARY = 30_000  # word vectors of a random encoder
 MATRIX = {"cpu": 1536, "cuda": 8192}
 
 
@@ -51,6 +63,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default a GPU where one is")
     parser.add_argument("--systems", help="by default all that this device runs")
     parser.add_argument("--set", default="", help="settings that replace those of the configuration: key=value,...")
+    parser.add_argument("--random-encoder", metavar="WIDTH,LAYERS,HEADS", help="instead of the configured encoder")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", choices=SYSTEMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -72,7 +85,10 @@ def main() -> None:
 def _systems(arguments: argparse.Namespace) -> list[str]:
     if arguments.systems:
         return list(arguments.systems.split(","))
-    return [name for name in SYSTEMS if name not in ONLY_ON.get("cpu" if _device(arguments) == "cuda" else "cuda", ())]
+    left_out = set(ONLY_ON["cpu" if _device(arguments) == "cuda" else "cuda"])
+    if importlib.util.find_spec("ray") is None:
+        left_out.add("ray")
+    return [name for name in SYSTEMS if name not in left_out]
 
 
 def _in_a_process(system: str) -> dict[str, Any]:
@@ -130,15 +146,19 @@ def _run(system: str, arguments: argparse.Namespace) -> dict[str, Any]:
     examples = list(_examples(arguments.mails))
     with tempfile.TemporaryDirectory() as folder:
         taxonomy = Taxonomy.load(config.taxonomy)
+        if arguments.random_encoder:
+            encoder = _random_encoder(arguments.random_encoder, examples, Path(folder) / "encoder")
+            config = config.model_copy(update={"encoder": str(encoder), "encoder_layers": None, "warm_start": None})
         model, train, validation = fitting.prepare(config, taxonomy, examples[:-16], examples[-16:], Path(folder))
         if system == "loop-plain-memory":
             fitting.KEPT_MEMORY = ()
-        if system in ("loop-packed", "loop-compiled"):
-            config = config.model_copy(update={"packed": True, "compile": system == "loop-compiled"})
+        config = config.model_copy(update=LOOPS.get(system, {}))
         run = {"trainer": _trainer, "trainer-grouped": _trainer, "ray": _ray}.get(system, _loop)
-        _forget_peak_memory()
+        _forget_peak_memory(device)
         found = run(system, model, train, validation, config, device, Path(folder))
         peak_memory = _peak_memory(device)
+    if device == "cuda":
+        found["cpu_seconds"] = 0.0
     found["tokens_per_second"] = sum(train.lengths) * config.epochs / found["seconds"]
     found["peak_memory_mib"] = peak_memory / 2**20
     found["operations"] = _operations(model, train.lengths) * config.epochs
@@ -154,6 +174,35 @@ def _examples(mails: int) -> Iterator[Any]:
         yield Example.from_email(mail)
 
 
+def _random_encoder(size: str, examples: list[Any], folder: Path) -> Path:
+    """A BERT with fresh weights and word pieces of the mails; `size` is its width, layers and heads, as `768,6,12`."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    width, layers, heads = map(int, size.split(","))
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([f"{example.subject} {example.text}" for example in examples], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    torch.manual_seed(3)
+    settings = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+    )
+    BertModel(settings, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
 def _loop(
     _system: str, model: Any, train: Any, validation: Any, config: Any, device: str, folder: Path
 ) -> dict[str, float]:
@@ -167,6 +216,7 @@ def _loop(
         state.save(folder / "state.pt", "benchmark")
         saving += time.process_time() - since
 
+    _wait_for(device)
     started, before = time.perf_counter(), time.process_time()
     history = fit(
         model,
@@ -176,9 +226,12 @@ def _loop(
         worker=Worker(device=device),
         after_epoch=save,
     )
-    wall = time.perf_counter() - started
+    _wait_for(device)
+    wall, cpu = time.perf_counter() - started, time.process_time() - before
     epochs = sum(epoch.seconds for epoch in history)
-    return _figures(epochs, wall - epochs, time.process_time() - before - saving, train, config)
+    found = _figures(epochs, wall - epochs, cpu - saving, train, config)
+    padding = 0.0 if config.packed else found["padding"]
+    return found | {"padding": padding, "last_epoch_tokens_per_second": history[-1].tokens_per_second}
 
 
 def _ray(
@@ -256,8 +309,10 @@ def _trainer(
         data_collator=collate,
         optimizers=(optimizer, LambdaLR(optimizer, lambda step: _rate(step, steps, config.warmup))),
     )
+    _wait_for(device)
     started, before = time.perf_counter(), time.process_time()
     trainer.train()
+    _wait_for(device)
     seconds, cpu = time.perf_counter() - started, time.process_time() - before
     found = _figures(seconds, 0.0, cpu, train, config)
     padding = 1 - sum(train.lengths) * config.epochs / read[0]
@@ -302,10 +357,10 @@ def _peak(device: str, precision: str) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     best = math.inf
     for _ in range(10):
+        _wait_for(device)
         started = time.perf_counter()
         a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
+        _wait_for(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 
@@ -320,8 +375,21 @@ def _peak_memory(device: str) -> float:
     return float(next(row[1] for row in rows if row[0] == "VmHWM:")) * 1024
 
 
-def _forget_peak_memory() -> None:
+def _wait_for(device: str) -> None:
+    """A GPU is given work ahead: no clock may be read before it is done."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _forget_peak_memory(device: str) -> None:
     """Let `_peak_memory` count from now on (Linux)."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
     Path("/proc/self/clear_refs").write_text("5")
 
 

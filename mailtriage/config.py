@@ -33,8 +33,6 @@ class TrainingConfig(BaseModel):
     languages: tuple[str, ...] = Field(("de", "en"), description="which vocabulary the embedded encoder keeps")
     max_tokens: int = Field(256, ge=16, le=8192, description="longer mails are cut, special tokens included")
     pooling: Literal["mean", "cls"] = Field("mean", description="how token vectors become one vector a mail")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
-
     encoder_dropout: float | None = Field(
         None,
         ge=0,
@@ -42,6 +40,7 @@ class TrainingConfig(BaseModel):
         description="share dropped after each part of a layer inside the encoder; null keeps the encoder's own, which "
         "is 0 for the embedded one",
     )
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of the mail vector dropped before the heads")
     dropout_samples: int = Field(
         1, ge=1, description="masks of that dropout a mail, whose losses are averaged; costs next to nothing"
     )
@@ -59,7 +58,8 @@ class TrainingConfig(BaseModel):
     refit: bool = Field(
         False,
         description="once calibrated, fit anew on training and validation mails together and serve that model: twice "
-        "the time. Confidence and thresholds stay those that unseen mails gave the first one",
+        "the time. Confidence and thresholds stay those that unseen mails gave the first one; the export is compared "
+        "on mails that it knows",
     )
     batch_tokens: int = Field(8192, ge=64, description="most tokens a forward pass, padding included")
     packed: bool = Field(
@@ -68,8 +68,7 @@ class TrainingConfig(BaseModel):
         "bf16 on a GPU. Attention then drops none of its weights",
     )
     compile: bool = Field(
-        False,
-        description="let torch.compile fuse the encoder's kernels, which takes about a minute before the first step",
+        False, description="let torch.compile fuse the encoder's kernels, which costs time before the first step"
     )
     learning_rate: float = Field(5e-5, gt=0, description="peak rate of the last encoder layer")
     head_learning_rate: float = Field(1e-3, gt=0, description="peak rate of the heads")

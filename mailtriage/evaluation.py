@@ -115,7 +115,12 @@ def _against_champion(
 
 def _is_refitted(bundle: Bundle) -> bool:
     """Whether the model was fitted anew on training and validation mails together."""
-    return bool((bundle.path / "training.json").is_file() and bundle.read_json("training.json").get("refit"))
+    return bool(_training_settings(bundle).get("refit"))
+
+
+def _training_settings(bundle: Bundle) -> dict[str, Any]:
+    """The configuration that the bundle was trained with; empty for older bundles."""
+    return bundle.read_json("training.json") if (bundle.path / "training.json").is_file() else {}
 
 
 def training_history(bundle: Bundle) -> list[dict[str, Any]]:
@@ -139,7 +144,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 def promise(bundle: Bundle, routed: float) -> dict[str, Any]:
     """What the thresholds were compiled for, the coverage that was expected, and the mails a day left for people."""
     compiled = bundle.read_json("thresholds.json")
-    a_day = bundle.read_json("training.json").get("mails_a_day") if (bundle.path / "training.json").is_file() else None
+    a_day = _training_settings(bundle).get("mails_a_day")
     return {
         "promise": {
             "of": compiled.get("promise", "task"),

@@ -110,6 +110,11 @@ class Worker:
     wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model
     sum_over_workers: Callable[[float], float] = lambda value: value
 
+    @classmethod
+    def alone(cls) -> Worker:
+        """One worker, on the GPU where there is one."""
+        return cls(device="cuda" if torch.cuda.is_available() else "cpu")
+
 
 def prepare(
     config: TrainingConfig, taxonomy: Taxonomy, train: Sequence[Example], validation: Sequence[Example], folder: Path

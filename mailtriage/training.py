@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import mailtriage
 from mailtriage.bundle import Bundle, write_manifest
@@ -133,7 +132,7 @@ def _fit_here(
         train,
         validation,
         config,
-        worker=Worker(device="cuda" if torch.cuda.is_available() else "cpu"),
+        worker=Worker.alone(),
         resume=resume,
         after_epoch=lambda state: state.save(file, fingerprint),
         say=say,

@@ -66,12 +66,11 @@ def test_a_mail_does_not_see_its_neighbours(
 def test_packed_training_takes_the_same_way(
     changed: dict[str, float], tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts
 ) -> None:
-    config = tiny_config.model_copy(update={"dropout": 0.0, "encoder_dropout": 0.0, "epochs": 2} | changed)
+    config = tiny_config.model_copy(update={"epochs": 2} | changed)
     histories, implementations = [], []
     for packed in (False, True):
         model, train, validation = prepare(config, taxonomy, *parts, tmp_path)
-        model.encoder.apply(lambda module: setattr(module, "attention_dropout", 0.0))
-        for module in model.encoder.modules():
+        for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         chosen = config.model_copy(update={"packed": packed})
@@ -93,7 +92,7 @@ def test_an_encoder_that_counts_positions_its_own_way_is_refused(
         pass
 
 
-def test_a_compiled_encoder_is_compiled_for_training_alone(
+def test_an_encoder_is_compiled_during_the_fit_alone(
     tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, bool]] = []

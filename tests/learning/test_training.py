@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mailtriage
-from mailtriage import training
+from mailtriage import fitting, training
 from mailtriage.config import TrainingConfig
 from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError, ExportError
@@ -71,6 +71,18 @@ def test_a_stopped_run_goes_on_with_the_same_losses(
     assert TrainingState.load(tmp_path / "state.pt", "another run") is None
 
 
+def _killed_before_sealing(monkeypatch: pytest.MonkeyPatch, *given: object) -> None:
+    """Train as given until the power goes, after the last epoch."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(*given)  # type: ignore[arg-type]
+
+
 def test_train_resumes_by_itself_after_a_kill(
     tmp_path: Path,
     tiny_config: TrainingConfig,
@@ -78,14 +90,8 @@ def test_train_resumes_by_itself_after_a_kill(
     parts: tuple[list[Example], list[Example]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     said: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_seal", killed)  # the power went after the last epoch
-        with pytest.raises(KeyboardInterrupt):
-            training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle")
+    _killed_before_sealing(monkeypatch, tiny_config, taxonomy, *parts, tmp_path / "bundle")
     result = training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle", said.append)
 
     assert any("going on after epoch 6 of a stopped run" in line for line in said)
@@ -94,20 +100,27 @@ def test_train_resumes_by_itself_after_a_kill(
     assert not (tmp_path / "bundle.unfinished").exists()
 
 
-def test_the_last_epoch_stays_where_it_is_asked_for(
-    tmp_path: Path, tiny_config: TrainingConfig, taxonomy: Taxonomy, parts: tuple[list[Example], list[Example]]
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_epoch_that_is_asked_for_stays(
+    keep: str,
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     states: list[TrainingState] = []
-    last = tiny_config.model_copy(update={"keep": "last", "epochs": 3})
-    model, train, validation = prepare(last, taxonomy, *parts, tmp_path)
-    upside_down = dataclasses.replace(validation, targets=np.roll(validation.targets, 7, axis=0))  # epoch 3 is not best
+    scores = iter([0.9, 0.5, 0.1])  # the first epoch is the best
+    monkeypatch.setattr(fitting, "task_macro_f1", lambda *_: dict.fromkeys(taxonomy.task_ids, next(scores)))
+    config = tiny_config.model_copy(update={"keep": keep, "epochs": 3})
+    model, train, validation = prepare(config, taxonomy, *parts, tmp_path)
 
-    fit(model, train, upside_down, last, after_epoch=states.append)
+    fit(model, train, validation, config, after_epoch=states.append)
 
-    final = {name: value.numpy() for name, value in model.state_dict().items()}
-    assert all(np.array_equal(final[name], value.numpy()) for name, value in states[-1].model.items())
-    if states[-1].history[-1].macro_f1 < max(epoch.macro_f1 for epoch in states[-1].history):
-        assert any(not np.array_equal(final[name], value.numpy()) for name, value in states[-1].best.items())
+    first, last = states[0].model, states[-1].model
+    kept, other = (first, last) if keep == "best" else (last, first)
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert any(not torch.equal(value, other[name]) for name, value in model.state_dict().items())
 
 
 def test_a_refit_sees_all_mails_and_keeps_what_unseen_ones_said(
@@ -117,16 +130,10 @@ def test_a_refit_sees_all_mails_and_keeps_what_unseen_ones_said(
     parts: tuple[list[Example], list[Example]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     said: list[str] = []
     config = tiny_config.model_copy(update={"refit": True, "epochs": 3})
     once = training.train(config.model_copy(update={"refit": False}), taxonomy, *parts, tmp_path / "once")
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_seal", killed)  # the power went after the last epoch
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config, taxonomy, *parts, tmp_path / "bundle")
+    _killed_before_sealing(monkeypatch, config, taxonomy, *parts, tmp_path / "bundle")
     result = training.train(config, taxonomy, *parts, tmp_path / "bundle", said.append)
 
     bundle = result.bundle
