@@ -119,6 +119,8 @@ def _wrong_between(ranks: Ranks, largest: int, precision: float) -> list[Floats]
 def _chance_within(most_wrong: Labels, between: list[Floats]) -> float:
     """The chance that wrong answers stay within the limit at any look, by the chances of those `between` looks."""
     largest = int(most_wrong.max())
+    if largest < 0:  # no look allows even none
+        return 0.0
     chances, within = np.ones(1), 0.0
     for limit, more in zip(most_wrong.tolist(), between, strict=True):
         chances = np.convolve(chances, more[: largest + 1])[: largest + 1]

@@ -1,5 +1,7 @@
 """Calibration and thresholds, on draws whose truth is known."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,19 @@ def test_no_threshold_is_better_than_an_unproven_one() -> None:
 
     assert compile_threshold(few, np.ones(10, dtype=bool), 0.95, 0.9) is None
     assert compile_threshold(np.full(500, 0.9), np.arange(500) % 2 == 0, 0.95, 0.9) is None
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.9, 0.95])
+def test_few_mails_prove_something_or_nothing_but_have_an_answer(precision: float) -> None:
+    least = math.ceil(math.log(0.1) / math.log(precision))  # right answers in a row that one look would need
+    proven = [
+        compile_threshold(np.linspace(0.9, 0.1, mails), np.ones(mails, dtype=bool), precision, 0.9) is not None
+        for mails in range(2, 5 * least)
+    ]
+
+    assert not any(proven[: least - 2])
+    assert proven[least - 2]
+    assert all(proven[3 * least :])
 
 
 @pytest.mark.parametrize("mails", [240, 1000])
