@@ -44,7 +44,7 @@ from mailtriage.examples import Example
 from mailtriage.mail import Email
 from mailtriage.metrics import macro_f1
 from mailtriage.taxonomy import Taxonomy
-from mailtriage.training import train
+from mailtriage.training import answer_together, train
 
 NOT_TASKS = {"id", "language", "subject", "body", "custodian_bank", "received_at"}
 PARTS = ("train", "validation", "test")  # the labels of all three make the taxonomy
@@ -162,17 +162,20 @@ def _validate(
     config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], run: Run
 ) -> dict[str, Any]:
     """Fit alone: what is measured is the model before it is exported."""
-    from mailtriage.fitting import Worker, fit, predict_logits, prepare, task_macro_f1
+    from mailtriage.fitting import Worker, fit, prepare, task_macro_f1
 
     taxonomy, worker = Taxonomy.parse(taxonomy_text), Worker.alone()
     with tempfile.TemporaryDirectory() as folder:
-        model, *sets = prepare(config, taxonomy, parts["train"], parts["validation"], Path(folder))
+        model, fitted, validation = prepare(config, taxonomy, parts["train"], parts["validation"], Path(folder))
         started = time.monotonic()
-        history = fit(model, *sets, config, worker=worker)
+        history = fit(model, fitted, validation, config, worker=worker)
         seconds = time.monotonic() - started
-        scores = task_macro_f1(predict_logits(model, sets[1].input_ids, config, worker.device), sets[1].targets)
+        logits, _scales, alone = answer_together(model, fitted, validation, config, worker.device)
     epochs = [round(epoch.macro_f1, 4) for epoch in history]
-    return _entry("validation", scores, seconds) | {"mean_macro_f1_by_epoch": epochs}
+    found = _entry("validation", task_macro_f1(logits, validation.targets), seconds) | {
+        "mean_macro_f1_by_epoch": epochs
+    }
+    return found | {"alone": {part: round(float(np.mean(list(f1.values()))), 4) for part, f1 in alone.items()}}
 
 
 def _test(config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[Example]], run: Run) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class TrainingConfig(BaseModel):
     languages: tuple[str, ...] = Field(("de", "en"), description="which vocabulary the embedded encoder keeps")
     max_tokens: int = Field(256, ge=16, le=8192, description="longer mails are cut, special tokens included")
     pooling: Literal["mean", "cls"] = Field("mean", description="how token vectors become one vector a mail")
+    lexical: bool = Field(
+        True, description="a linear model of tokens and pairs of tokens answers beside the encoder: `lexical.py`"
+    )
     encoder_dropout: float | None = Field(
         None,
         ge=0,

@@ -98,7 +98,7 @@ def evaluate(
         progress("asking the champion")
         result["champion"] = _against_champion(Bundle.open(champion_path), bundle.taxonomy, answers, examples, output)
     progress("drawing")
-    pictures = draw(output, bundle.taxonomy, answers, result, training_history(bundle))
+    pictures = draw(output, bundle.taxonomy, answers, result, training_history(bundle), _parts(bundle))
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (output / "metrics.json").write_text(text, encoding="utf-8")
     report.write(output / "report.html", result, pictures, bundle.taxonomy)
@@ -128,6 +128,18 @@ def training_history(bundle: Bundle) -> list[dict[str, Any]]:
     if not (bundle.path / "metrics.json").is_file():
         return []
     return list(bundle.read_json("metrics.json").get("history", []))
+
+
+def _parts(bundle: Bundle) -> dict[str, float]:
+    """Mean macro-F1 on the validation mails of the whole model and of its lexical heads, if it has such."""
+    measured = bundle.read_json("metrics.json") if (bundle.path / "metrics.json").is_file() else {}
+    if "validation_macro_f1_by_part" not in measured:
+        return {}
+    alone = measured["validation_macro_f1_by_part"]["lexical heads"]
+    return {
+        "both together": measured["validation_macro_f1"],
+        "lexical heads alone": float(np.mean(list(alone.values()))),
+    }
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -265,6 +277,7 @@ def draw(
     answers: Answers,
     result: Mapping[str, Any],
     history: Sequence[Mapping[str, float]] = (),
+    parts: Mapping[str, float] | None = None,
 ) -> dict[str, Path]:
     """Draw every picture, and return them by name in the order of the report; confusion matrices are also CSV."""
     pictures = {"coverage": plots.coverage_curve(output / "coverage.png", *_coverage(taxonomy, answers, result))}
@@ -284,7 +297,7 @@ def draw(
     }
     pictures["labels"] = plots.label_distribution(output / "labels.png", counts)
     if history:
-        pictures["training"] = plots.training_curve(output / "training.png", history)
+        pictures["training"] = plots.training_curve(output / "training.png", history, parts)
     return pictures
 
 

@@ -1,4 +1,4 @@
-"""One encoder, one linear head a task; or an encoder a task, which is three single-task models in one file."""
+"""One encoder, one linear head a task, lexical heads beside it; or an encoder a task: single-task models in one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from mailtriage.lexical import LexicalHeads
 from mailtriage.packing import Packed, pool, read_tokens
 
 _SHARED = "shared"
 
 
 class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
-    """Encoder settings, and the number of labels of each task."""
+    """Encoder settings, the labels of each task, and the hashed pairs of the lexical heads (0: there are none)."""
 
     model_type = "mailtriage"
 
@@ -27,6 +28,7 @@ class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
         head_dropout: float = 0.1,
         separate: bool = False,
         dropout_samples: int = 1,
+        lexical_buckets: int = 0,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})
@@ -35,6 +37,7 @@ class MultiTaskConfig(PretrainedConfig):  # type: ignore[misc]
         self.head_dropout = head_dropout
         self.separate = separate
         self.dropout_samples = dropout_samples
+        self.lexical_buckets = lexical_buckets
         super().__init__(**kwargs)
 
 
@@ -56,8 +59,12 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
         else:
             self.encoder = made[_SHARED]
         self.dropout = nn.Dropout(config.head_dropout)
-        width = next(iter(made.values())).config.hidden_size
+        settings = next(iter(made.values())).config
+        width = settings.hidden_size
         self.heads = nn.ModuleDict({task: nn.Linear(width, count) for task, count in config.labels.items()})
+        self.lexical: LexicalHeads | None = None
+        if config.lexical_buckets:
+            self.lexical = LexicalHeads(settings.vocab_size, config.labels, config.lexical_buckets)
         self.post_init()
 
     @classmethod
@@ -89,6 +96,11 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
             nn.init.zeros_(model.head(task).bias)
         return model
 
+    def attach(self, lexical: LexicalHeads) -> None:
+        """Let these heads answer too, from now on; they are no part of the training loop."""
+        self.lexical = lexical
+        self.config.lexical_buckets = lexical.buckets
+
     def head(self, task: str) -> nn.Linear:
         head = self.heads[task]
         assert isinstance(head, nn.Linear)
@@ -112,8 +124,18 @@ class MultiTaskClassifier(PreTrainedModel):  # type: ignore[misc]
 
         Args:
             input_ids, attention_mask: padded mails, both of shape (mails, tokens).
-            packed: mails without padding in their place, inside of `packing.packing`.
+            packed: mails without padding in their place, inside of `packing.packing`; not with lexical heads.
         """
+        logits = self._encoder_logits(input_ids, attention_mask, packed)
+        if self.lexical is None:
+            return logits
+        assert input_ids is not None
+        assert attention_mask is not None
+        return self.lexical.pool(logits, self.lexical(input_ids, attention_mask))
+
+    def _encoder_logits(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, packed: Packed | None
+    ) -> dict[str, Tensor]:
         if self.config.separate:
             return {
                 task: self._answer(task, self._read(self.encoders[task], input_ids, attention_mask, packed))

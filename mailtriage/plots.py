@@ -140,16 +140,25 @@ def label_f1(path: Path, task: str, labels: Mapping[str, Mapping[str, Any]]) -> 
     return _save(figure, path)
 
 
-def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
-    """Training loss and validation macro-F1 over epochs; a row of `history` has `epoch`, `loss` and `macro_f1`."""
+def training_curve(path: Path, history: Sequence[Mapping[str, Any]], parts: Mapping[str, float] | None = None) -> Path:
+    """Training loss and validation macro-F1 over epochs; a row of `history` has `epoch`, `loss` and `macro_f1`.
+
+    `parts` (name -> macro-F1) become lines beside it: what does not learn by epochs.
+    """
     figure = _figure(WIDTH, 3.6)
     epochs = [row["epoch"] for row in history]
     panels = (("loss", "Training loss"), ("macro_f1", "Validation macro-F1, mean over tasks"))
+    parts = parts or {}
     for axes, colour, (key, title) in zip(_panels(figure, 2), COLOURS, panels, strict=False):
         values = [row[key] for row in history]
         axes.plot(epochs, values, color=colour, marker="o", markersize=5, linewidth=1.8)
         axes.annotate(f"{values[-1]:.3f}", (epochs[-1], values[-1]), (6, 0), textcoords="offset points", va="center")
         axes.set(title=title, xlabel="epoch")
+        for style, (name, score) in zip(("--", ":"), parts.items() if key == "macro_f1" else (), strict=False):
+            axes.axhline(score, color="#555555", linestyle=style, linewidth=1.2, label=f"{name} {score:.3f}")
+        if key == "macro_f1" and parts:
+            axes.lines[0].set_label("encoder alone")
+            axes.legend(loc="lower right", frameon=False, fontsize=8)
         axes.margins(y=0.12)
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5 + 0.08 * len(epochs))  # room for the last figure
         axes.xaxis.set_major_locator(_whole_numbers())

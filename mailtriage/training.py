@@ -17,7 +17,7 @@ from mailtriage.bundle import Bundle, write_manifest
 from mailtriage.calibration import fit_temperature
 from mailtriage.cleaning_trace import write_traces
 from mailtriage.config import TrainingConfig
-from mailtriage.decoding import Decoder
+from mailtriage.decoding import Decoder, Logits
 from mailtriage.encoders import quiet_transformers
 from mailtriage.examples import Example, data_hash
 from mailtriage.export import export_onnx
@@ -32,6 +32,7 @@ from mailtriage.fitting import (
     prepare,
     task_macro_f1,
 )
+from mailtriage.lexical import LexicalHeads, Scales, fit_lexical, fit_scales
 from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.thresholds import compile_thresholds
@@ -76,13 +77,17 @@ def train(
     say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
     data = data_hash(train, validation)
     history = _fit_anywhere(model, train_set, validation_set, config, unfinished, f"{text}{data}", say)
-    calibrated = _calibrate(model.cpu(), validation_set, taxonomy, config, say)
+    calibrated = _calibrate(model.cpu(), train_set, validation_set, taxonomy, config, say)
     if config.refit:
         together = [*train, *validation]
         say(f"fitting anew on all {len(together):,} mails")
         last = config.model_copy(update={"keep": "last", "patience": None})
         model, train_set, validation_set = prepare(last, taxonomy, together, validation, unfinished)
         _fit_anywhere(model, train_set, validation_set, last, unfinished / "refit", f"{text}{data}", say)
+        if config.lexical:
+            lexical = _lexical(model.cpu(), train_set, config)
+            lexical.set_scales(calibrated.scales)
+            model.attach(lexical)
     folder = output.with_name(output.name + ".sealing")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -154,10 +159,42 @@ def _fit_on_ray(
     return fit_on_ray(model, train, validation, config, storage=storage, fingerprint=fingerprint, say=say)
 
 
+def answer_together(
+    model: MultiTaskClassifier, train: Tokenised, validation: Tokenised, config: TrainingConfig, device: str = "cpu"
+) -> tuple[dict[str, Logits], Scales, dict[str, dict[str, float]]]:
+    """Put lexical heads beside the fitted encoder if `config.lexical` wants them, each with its scale.
+
+    Returns:
+        The model's logits of the validation mails; the scales; and macro-F1 a task of `encoder` and `lexical heads`
+        alone. The last two are empty without lexical heads.
+    """
+    encoder = predict_logits(model, validation.input_ids, config, device)
+    if not config.lexical:
+        return encoder, {}, {}
+    heads = _lexical(model, train, config)
+    lexical = heads.answers(validation.input_ids)
+    scales = {
+        task: fit_scales(encoder[task], lexical[task], validation.targets[:, column])
+        for column, task in enumerate(encoder)
+    }
+    heads.set_scales(scales)
+    model.attach(heads.to(device))
+    together = {task: scales[task][0] * encoder[task] + scales[task][1] * lexical[task] for task in encoder}
+    parts = {"encoder": encoder, "lexical heads": lexical}
+    return together, scales, {name: task_macro_f1(logits, validation.targets) for name, logits in parts.items()}
+
+
+def _lexical(model: MultiTaskClassifier, train: Tokenised, config: TrainingConfig) -> LexicalHeads:
+    vocabulary = int(next(iter(model.encoder_of_tasks.values())).config.vocab_size)
+    return fit_lexical(train.input_ids, train.targets, model.config.labels, vocabulary, config.seed)
+
+
 @dataclass(frozen=True)
 class _Calibrated:
-    """What mails taught that the model had not seen: temperature a task, thresholds, macro-F1 a task."""
+    """What mails taught that the model had not seen, a task: scales, temperature, thresholds, macro-F1."""
 
+    scales: Scales
+    parts: dict[str, dict[str, float]]  # macro-F1 of the encoder and of the lexical heads alone; nothing without these
     temperatures: dict[str, float]
     routing: dict[str, Any]
     scores: dict[str, float]
@@ -168,16 +205,25 @@ class _Calibrated:
 
 
 def _calibrate(
-    model: MultiTaskClassifier, validation: Tokenised, taxonomy: Taxonomy, config: TrainingConfig, say: Say
+    model: MultiTaskClassifier,
+    train: Tokenised,
+    validation: Tokenised,
+    taxonomy: Taxonomy,
+    config: TrainingConfig,
+    say: Say,
 ) -> _Calibrated:
-    logits = predict_logits(model, validation.input_ids, config)
+    logits, scales, parts = answer_together(model, train, validation, config)
+    scores = task_macro_f1(logits, validation.targets)
+    if parts:
+        alone = ", ".join(f"the {name} alone {np.mean(list(found.values())):.3f}" for name, found in parts.items())
+        say(f"validation macro-F1 {np.mean(list(scores.values())):.3f}; {alone}")
     temperatures = {
         task.id: fit_temperature(logits[task.id], validation.targets[:, position])
         for position, task in enumerate(taxonomy.tasks)
     }
     say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
     routing = compile_thresholds(config, Decoder(taxonomy, temperatures), logits, validation.targets)
-    return _Calibrated(temperatures, routing, task_macro_f1(logits, validation.targets))
+    return _Calibrated(scales, parts, temperatures, routing, scores)
 
 
 def _seal(
@@ -201,6 +247,8 @@ def _seal(
     metrics = {"validation_macro_f1": calibrated.score, "parity": parity}
     metrics |= {"history": [asdict(epoch) for epoch in history]}
     metrics |= {"data_sha256": data, "validation_macro_f1_by_task": calibrated.scores}
+    if calibrated.parts:
+        metrics |= {"validation_macro_f1_by_part": calibrated.parts, "scales": calibrated.scales}
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "training.json", config.model_dump(mode="json") | {"taxonomy": "taxonomy.yaml"})
     (folder / "MODEL_CARD.md").write_text(_model_card(config, taxonomy, calibrated, data), encoding="utf-8")
@@ -220,11 +268,12 @@ def _model_card(config: TrainingConfig, taxonomy: Taxonomy, calibrated: _Calibra
         if config.refit
         else ""
     )
+    lexical = "\n- Lexical heads beside it: linear SVMs over TF-IDF of tokens and their pairs" if config.lexical else ""
     return f"""# {config.name}
 
 Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail, each with a calibrated confidence.
 
-- Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens a mail
+- Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens{lexical}
 - Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
 - Training and validation mails: SHA-256 `{data}`
 - Macro-F1 on validation mails: {found}; mean {calibrated.score:.3f}. The evaluation report has the

@@ -109,3 +109,12 @@ def test_training_curve_of_one_epoch(tmp_path, drawn):
     history = [{"epoch": 1, "loss": 2.0, "macro_f1": 0.3, "seconds": 4.0}]
     assert is_png(plots.training_curve(tmp_path / "training.png", history))
     assert_readable(drawn[0])
+
+
+def test_training_curve_with_lines_for_what_does_not_learn_by_epochs(tmp_path, drawn):
+    history = [{"epoch": n, "loss": 2.0 / n, "macro_f1": 0.2 * n, "seconds": 4.0} for n in (1, 2, 3, 4)]
+    parts = {"both together": 0.88, "lexical heads alone": 0.85}
+    assert is_png(plots.training_curve(tmp_path / "training.png", history, parts))
+    assert_readable(drawn[0])
+    named = [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()]
+    assert named == ["encoder alone", "both together 0.880", "lexical heads alone 0.850"]
