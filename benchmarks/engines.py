@@ -15,8 +15,10 @@ have the bundle's encoder and tokenizer under fresh heads: their speed counts, t
 Systems take turns in each repeat, so that a slow minute hits all. Figures are medians over repeats, ratios those of
 runs that stood beside each other: (median, lowest, highest). `labels_changed` is the share of labels that are not those
 of fp32 torch. GPU memory is a system's weights and the most that it took beside them (of CUDA graphs, what their
-recording took too). Without --bundle it trains a model for one epoch on synthetic mails, which is enough to be timed,
-and for labels that are no coin toss. ONNX files that the bundle lacks are exported where the package `onnx` is there.
+recording took too). On a CPU ONNX Runtime is also measured with static int8 (scales of activations fixed by 64 mails,
+products of activations left in fp32), and OpenVINO where the package `openvino` is there. Without --bundle it trains a
+model for one epoch on synthetic mails, which is enough to be timed, and for labels that are no coin toss. ONNX files
+that the bundle lacks are exported where the package `onnx` is there.
 """
 
 from __future__ import annotations
@@ -195,6 +197,7 @@ def _build(arguments: argparse.Namespace, device: str, folder: Path) -> Bundle:
     from mailtriage import fitting
     from mailtriage.config import TrainingConfig, load_config
     from mailtriage.taxonomy import Taxonomy
+    from mailtriage.training import answer_together
 
     changed = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set.split(",") if pair)}
     if importlib.util.find_spec("spellchecker") is None:
@@ -206,6 +209,7 @@ def _build(arguments: argparse.Namespace, device: str, folder: Path) -> Bundle:
     taxonomy = Taxonomy.load(config.taxonomy)
     model, train, validation = fitting.prepare(config, taxonomy, examples[:-16], examples[-16:], path)
     fitting.fit(model, train, validation, config, worker=fitting.Worker(device=device))
+    answer_together(model, train, validation, config, device)
     model.cpu().save_pretrained(path / "model")
     (path / "taxonomy.yaml").write_text(Path(config.taxonomy).read_text(encoding="utf-8"), encoding="utf-8")
     temperatures = dict.fromkeys(taxonomy.task_ids, 1.0)
@@ -227,7 +231,10 @@ def _systems(bundle: Bundle, device: str, threads: int | None, budget: int, fold
     if device == "cpu":
         for file in _onnx_files(bundle, folder):
             chosen = Bundle(bundle.path, {**bundle.manifest, "engines": {"cpu": str(file)}})
-            yield ours("onnx int8" if "int8" in file.name else "onnx fp32", OnnxEngine(chosen, threads))
+            kind = file.name.removesuffix(".onnx").removeprefix("model").replace(".", " ") or " fp32"
+            yield ours(f"onnx{kind}", OnnxEngine(chosen, threads))
+            if importlib.util.find_spec("openvino"):
+                yield ours(f"openvino{kind}", OpenVino(file, threads))
         yield ours("torch fp32", TorchEngine(bundle, "cpu", threads))
     else:
         for precision in ("bf16", "fp16"):
@@ -248,22 +255,74 @@ def _systems(bundle: Bundle, device: str, threads: int | None, budget: int, fold
     yield System(f"pipeline {precision}, {ONE}", Pipelines(pipelines[:1], longest), ours=False, weights=weights[0])
 
 
+class OpenVino:
+    """An ONNX file in OpenVINO's runtime for CPUs."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        import openvino
+
+        self.name = f"openvino {file.name}"
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or 0}
+        self._model = openvino.Core().compile_model(str(file), "CPU", settings)
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
+        found = self._model({"input_ids": input_ids, "attention_mask": attention_mask})
+        return {output.get_any_name(): found[output] for output in self._model.outputs}
+
+
 def _onnx_files(bundle: Bundle, folder: Path) -> Iterator[Path]:
-    """ONNX files in fp32 and int8: those of the bundle, others exported into `folder`."""
+    """ONNX files in fp32, int8 and static int8: those of the bundle, others exported into `folder`."""
     if importlib.util.find_spec("onnxruntime") is None:
         print("the package 'onnxruntime' is missing: no figures of ONNX", file=sys.stderr)
         return
     from mailtriage import export
 
     there = {name: bundle.path / name for name in (export.FP32, export.INT8) if (bundle.path / name).is_file()}
-    if len(there) < 2 and all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         from mailtriage.model import MultiTaskClassifier
 
         (folder / "onnx").mkdir(parents=True, exist_ok=True)
         export._export(MultiTaskClassifier.from_pretrained(str(bundle.path / "model")), folder / export.FP32)
         export._quantise(folder / export.FP32, folder / export.INT8)
-        there = {name: folder / name for name in (export.FP32, export.INT8)} | there
+        static = folder / "onnx/model.static int8.onnx"
+        _quantise_statically(folder / export.FP32, static, bundle.tokenizer)
+        there = {name: folder / name for name in (export.FP32, export.INT8)} | there | {static.name: static}
     yield from there.values()
+
+
+def _quantise_statically(source: Path, target: Path, tokenizer: MailTokenizer) -> None:
+    """Int8 with scales of activations fixed beforehand; products of two activations (attention) stay in fp32."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Mails(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            mails = [model_text(each.subject, each.text, each.custodian_bank) for each in _examples(64, 23)]
+            ids = tokenizer.encode(mails)
+            self._batches = iter([pad(ids[start : start + 8]) for start in range(0, len(ids), 8)])
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else dict(zip(("input_ids", "attention_mask"), batch, strict=True))
+
+    prepared = target.with_suffix(".prepared")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    graph = onnx.load(prepared).graph
+    weights = {each.name for each in graph.initializer}
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+    quantize_static(
+        str(prepared),
+        str(target),
+        Mails(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_exclude=products,
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+    )
+    prepared.unlink()
 
 
 def _pipeline(bundle: Bundle, task: str, device: str, dtype: Any) -> Any:
