@@ -203,6 +203,7 @@ def transformer(
         answer_headers=headers,
         model=model_name,
         idempotent=True,
+        check=model.check_room,
     )
     MailModelServer(settings).start([model])
 

@@ -21,7 +21,7 @@ import numpy as np
 from mailtriage.features import TokenIds, pad
 from mailtriage.inference import Engine
 from serving.metrics import BATCH_MAILS, BATCH_TOKENS, QUEUE_MAILS, stage
-from serving.refusals import Refused, unavailable
+from serving.refusals import OVERLOADED, TIMEOUT, Refused, unavailable
 from serving.tracing import add_span, current_context
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -107,7 +107,7 @@ class MicroBatcher:
             async with asyncio.timeout(timeout):
                 return await waiting.answer
         except TimeoutError:
-            raise unavailable("timeout", f"no answer within {timeout:.1f} s", self._retry_after()) from None
+            raise unavailable(TIMEOUT, f"no answer within {timeout:.1f} s", self._retry_after()) from None
         finally:
             self._leave(waiting)
 
@@ -116,7 +116,7 @@ class MicroBatcher:
             if self._stopping:
                 raise unavailable("stopping", "this server is about to stop")
             if self._mails and (self._mails + waiting.size > self._queue_limit or self._wait() > self._wait_limit):
-                raise unavailable("overloaded", "too many mails are waiting", self._retry_after())
+                raise unavailable(OVERLOADED, "too many mails are waiting", self._retry_after())
             self._mails += waiting.size
             self._requests.append(waiting)
             QUEUE_MAILS.set(self._mails)

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from serving.metrics import BUNDLE_RETRIES
-from serving.refusals import Refused, unavailable
+from serving.refusals import TIMEOUT, Refused, unavailable
 from serving.routes import BINARY, BUNDLE_DIGEST, JSON_LENGTH, MODEL_VERSION, REQUEST_ID
 from serving.tracing import pass_on
 
@@ -135,7 +135,7 @@ class PredictorClient:
                 ) as answer:
                     return answer.status, answer.headers, await answer.read()
             except TimeoutError:
-                raise unavailable("timeout", f"no answer from the predictor within {timeout:.0f} s") from None
+                raise unavailable(TIMEOUT, f"no answer from the predictor within {timeout:.0f} s") from None
             except (aiohttp.ClientError, OSError):
                 self._state_until = 0.0
                 if last:

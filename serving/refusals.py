@@ -24,6 +24,8 @@ GRPC_STATUS = {
     HTTPStatus.SERVICE_UNAVAILABLE: StatusCode.UNAVAILABLE,
 }
 
+OVERLOADED, TIMEOUT = "overloaded", "timeout"  # codes by which the transformer tells what the predictor can take
+
 
 class Refused(GrpcException):
     """A request that is not answered, and why.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +20,7 @@ from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.rest.server import RESTServer
 from starlette.exceptions import HTTPException
 
+from serving.admission import Door
 from serving.dataplane import StrictDataPlane
 from serving.guard import Guard
 from serving.idempotency import Idempotency
@@ -33,7 +34,7 @@ logger = logging.getLogger("serving")
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where a server listens, and what it lets in."""
+    """Where a server listens, and what it lets in; `check` raises `Refused` while it lets in nothing."""
 
     host: str = "127.0.0.1"
     http_port: int = 8080
@@ -44,6 +45,7 @@ class ServerSettings:
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     model: str = MODEL_NAME
     idempotent: bool = False
+    check: Callable[[], None] | None = None
 
 
 class MailModelServer(ModelServer):
@@ -104,6 +106,8 @@ class _RestServer(RESTServer):
         self._settings = settings
 
     def _add_middlewares(self, app: FastAPI) -> None:
+        if self._settings.check is not None:  # behind the kept answers, which cost nothing
+            app.add_middleware(Door, check=self._settings.check)
         if self._settings.idempotent:
             app.add_middleware(Idempotency)
         app.add_middleware(

@@ -26,7 +26,7 @@ from serving.metrics import BUNDLE, EXPLANATIONS, REQUEST_MAILS, count_predictio
 from serving.prediction_recorder import PredictionRecorder
 from serving.prediction_store import PredictionRecord
 from serving.predictor_client import Logits, PredictorClient
-from serving.refusals import Refused, too_many_mails, unavailable
+from serving.refusals import TIMEOUT, Refused, too_many_mails, unavailable
 from serving.routes import CLIENT, REQUEST_ID
 from serving.tensors import answer_types, mail_answer, mail_records
 from serving.tracing import measured
@@ -118,6 +118,10 @@ class Transformer(Model):
         """Write the predictions that are not written yet; after the last request."""
         if self._recorder is not None:
             self._recorder.close()
+
+    def check_room(self) -> None:
+        """Raise `Refused`, 503, while too much is in work for any request."""
+        self._admission.check()
 
     async def healthy(self) -> bool:
         """Whether a mail can be classified: loaded, and a predictor with the same bundle is ready."""
@@ -237,7 +241,7 @@ class Transformer(Model):
         return left
 
     def _too_late(self) -> Refused:
-        return unavailable("timeout", f"no answer within {self._settings.timeout:.0f} s")
+        return unavailable(TIMEOUT, f"no answer within {self._settings.timeout:.0f} s")
 
     def _prepare(self, mails: Sequence[Email]) -> Prepared:
         with measured("clean", mails=len(mails)):
