@@ -17,6 +17,8 @@ from mailtriage.mail import Email
 
 IdArray = np.ndarray[Any, np.dtype[np.int64]]
 
+TOKEN_BUDGET = 1024  # of one pass, padding included; a CPU takes about the same for 512 to 2048, and longer for 4096
+
 
 class Engine(Protocol):
     """Runs the model: token ids in, logits out. `mailtriage.engines` has those that there are."""
@@ -126,20 +128,30 @@ class Triage:
         ]
 
 
-def predict(triage: Triage, engine: Engine, mails: Sequence[Email], batch_size: int = 32) -> list[Prediction]:
+def predict(
+    triage: Triage, engine: Engine, mails: Sequence[Email], token_budget: int = TOKEN_BUDGET
+) -> list[Prediction]:
     """All three phases on this machine; mails of similar length share a forward pass."""
     prepared = triage.prepare(mails)
-    return triage.finish(prepared, forward_in_batches(engine, prepared, batch_size)) if mails else []
+    return triage.finish(prepared, forward_in_batches(engine, prepared, token_budget)) if mails else []
 
 
-def forward_in_batches(engine: Engine, prepared: Prepared, batch_size: int = 32) -> dict[str, Logits]:
-    """Phase two over any number of mails, shortest first so that little is padded; rows as in `answerable`."""
+def forward_in_batches(engine: Engine, prepared: Prepared, token_budget: int = TOKEN_BUDGET) -> dict[str, Logits]:
+    """Phase two over any number of mails; rows as in `answerable`.
+
+    Shortest first, so that little is padded: each pass takes as many mails as fit in the budget, padding included, and
+    at least one.
+    """
     tokens = [prepared.input_ids[position] for position in prepared.answerable]
     order = sorted(range(len(tokens)), key=lambda position: len(tokens[position]))
     parts: dict[str, list[Logits]] = {}
-    for start in range(0, len(order), batch_size):
-        batch = [tokens[position] for position in order[start : start + batch_size]]
-        for task, values in engine.forward(*pad(batch)).items():
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * len(tokens[order[end]]) <= token_budget:
+            end += 1
+        for task, values in engine.forward(*pad([tokens[position] for position in order[start:end]])).items():
             parts.setdefault(task, []).append(values)
+        start = end
     back = np.argsort(order)
     return {task: np.concatenate(values)[back] for task, values in parts.items()}

@@ -9,7 +9,7 @@ import pytest
 from mailtriage.bundle import Bundle
 from mailtriage.engines import OnnxEngine
 from mailtriage.features import MailTokenizer, model_text, pad
-from mailtriage.inference import Triage, predict
+from mailtriage.inference import Prepared, Triage, forward_in_batches, predict
 from mailtriage.mail import Email
 
 
@@ -43,7 +43,7 @@ def test_the_engine_answers_as_the_trained_model_does(
 
 
 def test_answers_keep_the_order_and_the_ids(triage: Triage, engine: OnnxEngine, mails: list[Email]) -> None:
-    together = predict(triage, engine, mails[:50], batch_size=8)
+    together = predict(triage, engine, mails[:50], token_budget=256)
     alone = [predict(triage, engine, [mail])[0] for mail in mails[:50]]
 
     assert [p.id for p in together] == [mail.id for mail in mails[:50]]
@@ -51,6 +51,47 @@ def test_answers_keep_the_order_and_the_ids(triage: Triage, engine: OnnxEngine, 
         a.decoded.labels["queue"].label == b.decoded.labels["queue"].label for a, b in zip(together, alone, strict=True)
     ]
     assert sum(same) >= 48  # int8 rounds by batch; labels near a tie may turn
+
+
+class FirstTokenEngine:
+    """Answers each mail with its first token and its length; remembers the shapes of its passes."""
+
+    name = "first token"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+        self.shapes.append(input_ids.shape)
+        return {"task": np.stack([input_ids[:, 0], attention_mask.sum(1)], axis=1).astype(np.float32)}
+
+
+def prepared(lengths: list[int]) -> Prepared:
+    """Mails of these lengths; the first token of each is its place."""
+    ids = tuple(np.full(length, place, dtype=np.int32) for place, length in enumerate(lengths))
+    return Prepared(tuple(map(str, range(len(lengths)))), (), ids)
+
+
+def test_a_pass_takes_what_fits_in_the_budget_and_answers_keep_their_places() -> None:
+    lengths = [10, 0, 90, 20, 300, 10, 20, 100, 20]  # 0: nothing left after cleaning; 300: alone, above the budget
+    engine = FirstTokenEngine()
+
+    logits = forward_in_batches(engine, prepared(lengths), token_budget=200)["task"]
+
+    assert logits.tolist() == [[place, length] for place, length in enumerate(lengths) if length]
+    assert engine.shapes == [(5, 20), (2, 100), (1, 300)]
+
+
+def test_short_mails_share_larger_passes_than_long_ones() -> None:
+    lengths = np.random.default_rng(3).integers(5, 256, size=200).tolist()
+    engine = FirstTokenEngine()
+
+    forward_in_batches(engine, prepared(lengths), token_budget=1024)
+
+    assert all(mails * tokens <= 1024 for mails, tokens in engine.shapes)
+    assert engine.shapes[0][0] > 20
+    assert engine.shapes[-2][0] < 5
+    assert sum(mails * tokens for mails, tokens in engine.shapes) < 1.1 * sum(lengths)
 
 
 def test_the_record_is_the_rest_contract(triage: Triage, engine: OnnxEngine, mails: list[Email]) -> None:
