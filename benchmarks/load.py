@@ -29,6 +29,7 @@ class Service:
 
     Args:
         urls: asked at once for each batch of mails.
+        predictor: address of what the asked one asks itself, empty if there is none.
         body: from the number of a URL and a batch to what is sent; by default V1 instances.
     """
 
@@ -36,6 +37,7 @@ class Service:
     headers: dict[str, str]
     pids: list[int]
     body: Callable[[int, Sequence[dict[str, Any]]], Any] = lambda _, batch: {"instances": list(batch)}
+    predictor: str = ""
 
 
 @contextmanager
@@ -48,7 +50,8 @@ def ours(bundle: Path, device: str) -> Iterator[Service]:
         settings = StackSettings(bundle, 0, work=Path(work), start_seconds=START_SECONDS, predictor_options=options)
         with Stack(settings) as stack:
             pids = [part.process.pid for part in stack.parts.values() if part.process]
-            yield Service([stack.predict_url], {"x-api-key": stack.api_key}, pids)
+            predictor = f"http://127.0.0.1:{stack.predictor_port}"
+            yield Service([stack.predict_url], {"x-api-key": stack.api_key}, pids, predictor=predictor)
 
 
 def hardware() -> dict[str, Any]:
