@@ -67,12 +67,12 @@ $(VENV)/bin/uv:
 
 $(VENV)/.demo: $(VENV)/bin/uv requirements/serve.txt requirements/train.txt requirements/pipelines.txt requirements/gateway.txt
 	@echo "installing what the demo needs ..."
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/serve.txt -r requirements/train.txt -r requirements/pipelines.txt -r requirements/gateway.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/serve.txt -r requirements/train.txt -r requirements/pipelines.txt -r requirements/gateway.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/uv requirements/test.txt
 	@echo "installing what the tests need ..."
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/test.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/test.txt
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
