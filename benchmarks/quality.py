@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data FOLDER --output work/quality [--config configs/demo.yaml]
         [--grid benchmarks/quality.yaml] [--set learning_rate=1e-4,imbalance=focal]
-        [--systems svm,together,separate] [--seeds 1,2,3] [--processes N] [--minutes M] [--limit N] [--test]
+        [--systems svm,lexical,together,separate] [--seeds 1,2,3] [--processes N] [--minutes M] [--limit N] [--test]
 
 FOLDER holds `train.jsonl.gz`, `validation.jsonl.gz` and `test.jsonl.gz`: rows with `id`, `subject`, `body` and one key
 a task. The tasks and labels are those of the rows; every combination is valid.
@@ -12,6 +12,7 @@ settings of `--config`, each entry of `--grid` and `--set` laid over one another
 validated best (or, without a grid, those given) make a bundle a seed, which is measured on the test mails as it would
 be served; it is kept, and not trained again. Each run leaves `validation.json` or `test.json` in a folder of OUTPUT,
 with figures, date, hardware and settings. What is there is not repeated. After `--minutes` no further run starts.
+`lexical` is what the model's lexical heads answer without an encoder; they read its tokens, so they have its settings.
 The table at the end shows mean and spread (largest less smallest) over the seeds that are there.
 """
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
     parser.add_argument("--grid", type=Path, help="a YAML list of settings to try")
     parser.add_argument("--set", default="", help="settings that replace those of the configuration: key=value,...")
-    parser.add_argument("--systems", default="svm,together,separate")
+    parser.add_argument("--systems", default="svm,lexical,together,separate")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--processes", type=int, default=1, help="runs side by side")
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
@@ -142,6 +143,9 @@ def _measure(run: Run) -> str:
     run.file.parent.mkdir(parents=True, exist_ok=True)
     if run.system == "svm":
         result = _svm(Taxonomy.parse(taxonomy_text), parts, run)
+    elif run.system == "lexical":
+        config = TrainingConfig.build(run.settings | {"seed": run.seed, "encoder_layers": 1})
+        result = _lexical(config, Taxonomy.parse(taxonomy_text), parts, run)
     else:
         config = TrainingConfig.build(run.settings | {"seed": run.seed, "tasks": run.system})
         result = (_validate if run.measured == "validation" else _test)(config, taxonomy_text, parts, run)
@@ -155,6 +159,22 @@ def _svm(taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run) -> di
     predicted = baselines.tfidf_svm(fitted, true_labels(taxonomy, fitted), parts[run.measured], run.seed)
     true = true_labels(taxonomy, parts[run.measured])
     scores = {t.id: macro_f1(len(t.labels), true[t.id], predicted[t.id]) for t in taxonomy.tasks}
+    return _entry(run.measured, scores, time.monotonic() - started)
+
+
+def _lexical(
+    config: TrainingConfig, taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run
+) -> dict[str, Any]:
+    from mailtriage.fitting import prepare, task_macro_f1
+    from mailtriage.lexical import fit_lexical
+
+    fitted = parts["train"] + (parts["validation"] if run.measured == "test" else [])
+    with tempfile.TemporaryDirectory() as folder:
+        model, train_set, test_set = prepare(config, taxonomy, fitted, parts[run.measured], Path(folder))
+    started = time.monotonic()
+    vocabulary = model.encoder_of_tasks[taxonomy.task_ids[0]].config.vocab_size
+    heads = fit_lexical(train_set.input_ids, train_set.targets, model.config.labels, vocabulary, run.seed)
+    scores = task_macro_f1(heads.answers(test_set.input_ids), test_set.targets)
     return _entry(run.measured, scores, time.monotonic() - started)
 
 
