@@ -45,7 +45,7 @@ from mailtriage.examples import Example
 from mailtriage.mail import Email
 from mailtriage.metrics import macro_f1
 from mailtriage.taxonomy import Taxonomy
-from mailtriage.training import answer_together, train
+from mailtriage.training import answer_together, lexical_heads, train
 
 NOT_TASKS = {"id", "language", "subject", "body", "custodian_bank", "received_at"}
 PARTS = ("train", "validation", "test")  # the labels of all three make the taxonomy
@@ -166,15 +166,12 @@ def _lexical(
     config: TrainingConfig, taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run
 ) -> dict[str, Any]:
     from mailtriage.fitting import prepare, task_macro_f1
-    from mailtriage.lexical import fit_lexical
 
     fitted = parts["train"] + (parts["validation"] if run.measured == "test" else [])
     with tempfile.TemporaryDirectory() as folder:
         model, train_set, test_set = prepare(config, taxonomy, fitted, parts[run.measured], Path(folder))
     started = time.monotonic()
-    vocabulary = model.encoder_of_tasks[taxonomy.task_ids[0]].config.vocab_size
-    heads = fit_lexical(train_set.input_ids, train_set.targets, model.config.labels, vocabulary, run.seed)
-    scores = task_macro_f1(heads.answers(test_set.input_ids), test_set.targets)
+    scores = task_macro_f1(lexical_heads(model, train_set, config).answers(test_set.input_ids), test_set.targets)
     return _entry(run.measured, scores, time.monotonic() - started)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,18 @@ def token_batches(lengths: Sequence[int], budget: int, *, seed: int, epoch: int,
         batches[-1].append(position)
     _split_largest(batches, workers)
     return [batches[i] for i in random.permutation(len(batches))]
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Positions of mails, shortest first, in batches of at most `budget` tokens, padding included, or of one mail."""
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and lengths[position] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 def _split_largest(batches: list[list[int]], workers: int) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from mailtriage.batching import token_batches
+from mailtriage.batching import length_batches, token_batches
 from mailtriage.config import TrainingConfig
 from mailtriage.encoders import load_encoder, set_hidden_dropout
 from mailtriage.errors import DataError
@@ -324,16 +324,16 @@ def predict_logits(
     model: MultiTaskClassifier, input_ids: Sequence[TokenIds], config: TrainingConfig, device: str = "cpu"
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """Logits in the order of `input_ids`: task -> (mails, labels)."""
-    order = sorted(range(len(input_ids)), key=lambda position: len(input_ids[position]))
+    batches = list(length_batches([len(ids) for ids in input_ids], config.batch_tokens * 2))
     parts: dict[str, list[Tensor]] = {task: [] for task in model.heads}
     bf16 = _computes_bf16(config.precision, device)
     model.eval()
-    for positions in _chunks(order, [len(ids) for ids in input_ids], config.batch_tokens * 2):
+    for positions in batches:
         batch = _read(model, [input_ids[p] for p in positions], device)
         with torch.inference_mode(), torch.autocast(_kind(device), torch.bfloat16, enabled=bf16):
             for task, values in model(**batch).items():
                 parts[task].append(values.float().cpu())
-    back = np.argsort(order)
+    back = np.argsort(np.concatenate(batches))
     return {task: torch.cat(values).numpy()[back] for task, values in parts.items()}
 
 
@@ -360,18 +360,6 @@ def _read(model: MultiTaskClassifier, mails: Sequence[TokenIds], device: str) ->
         return {"packed": Packed.of(mails, device)}
     ids, mask = (torch.from_numpy(array).to(device, non_blocking=True) for array in pad(mails))
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def _chunks(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut positions, sorted by length, into batches of at most `budget` padded tokens."""
-    chunk: list[int] = []
-    for position in order:
-        if chunk and lengths[position] * (len(chunk) + 1) > budget:
-            yield chunk
-            chunk = []
-        chunk.append(position)
-    if chunk:
-        yield chunk
 
 
 def _parameter_groups(model: MultiTaskClassifier, config: TrainingConfig) -> list[dict[str, Any]]:

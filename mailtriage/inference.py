@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mailtriage.batching import length_batches
 from mailtriage.bundle import Bundle
 from mailtriage.cleaning import Cleaned, clean
 from mailtriage.decoding import Decoded, Decoder, Logits
@@ -143,15 +144,9 @@ def forward_in_batches(engine: Engine, prepared: Prepared, token_budget: int = T
     at least one.
     """
     tokens = [prepared.input_ids[position] for position in prepared.answerable]
-    order = sorted(range(len(tokens)), key=lambda position: len(tokens[position]))
+    batches = list(length_batches([len(ids) for ids in tokens], token_budget))
     parts: dict[str, list[Logits]] = {}
-    start = 0
-    while start < len(order):
-        end = start + 1
-        while end < len(order) and (end + 1 - start) * len(tokens[order[end]]) <= token_budget:
-            end += 1
-        for task, values in engine.forward(*pad([tokens[position] for position in order[start:end]])).items():
+    for batch in batches:
+        for task, values in engine.forward(*pad([tokens[position] for position in batch])).items():
             parts.setdefault(task, []).append(values)
-        start = end
-    back = np.argsort(order)
-    return {task: np.concatenate(values)[back] for task, values in parts.items()}
+    return {task: np.concatenate(values)[np.argsort(np.concatenate(batches))] for task, values in parts.items()}

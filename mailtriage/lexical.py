@@ -8,13 +8,15 @@ the token ids that the encoder reads, so nothing is added to what serving sends 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mailtriage.batching import length_batches
 from mailtriage.features import TokenIds, pad
 from mailtriage.metrics import UNLABELLED, Labels
 
@@ -26,7 +28,7 @@ HASH = 1_000_003  # a prime: what a pair's first token is multiplied by
 MIN_MAILS = 2  # a feature of fewer training mails says nothing about others
 SVM_C = 0.5
 NEVER_SEEN = -1.0  # the answer for a label without a training mail: what an SVM learns from counter-examples alone
-CHUNK = 256  # mails whose features are computed together
+CHUNK_TOKENS = 16_384  # padding included, of mails whose features are computed together: memory grows with their square
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 Scales = dict[str, tuple[float, float]]  # task -> how much the encoder's logits count, and the lexical ones
@@ -180,12 +182,11 @@ def _idf(places: tuple[Any, Any], mails: int, features: int) -> FloatArray:
     return idf.astype(np.float32)
 
 
-def _chunks(input_ids: Sequence[TokenIds]) -> Any:
-    """(first row, ids, mask) of mails of about the same length; rows are those of the mails sorted by length."""
-    order = np.argsort([len(ids) for ids in input_ids], kind="stable")
-    for start in range(0, len(order), CHUNK):
-        rows = order[start : start + CHUNK]
-        yield rows, *map(torch.from_numpy, pad([input_ids[row] for row in rows]))
+def _chunks(input_ids: Sequence[TokenIds]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Mails of about the same length: their places in `input_ids`, and their padded ids and mask."""
+    for places in length_batches([len(ids) for ids in input_ids], CHUNK_TOKENS):
+        ids, mask = pad([input_ids[place] for place in places])
+        yield np.asarray(places), torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def _places(heads: LexicalHeads, input_ids: Sequence[TokenIds]) -> list[tuple[Any, Any]]:

@@ -85,7 +85,7 @@ def train(
         model, train_set, validation_set = prepare(last, taxonomy, together, validation, unfinished)
         _fit_anywhere(model, train_set, validation_set, last, unfinished / "refit", f"{text}{data}", say)
         if config.lexical:
-            lexical = _lexical(model.cpu(), train_set, config)
+            lexical = lexical_heads(model.cpu(), train_set, config)
             lexical.set_scales(calibrated.scales)
             model.attach(lexical)
     folder = output.with_name(output.name + ".sealing")
@@ -171,7 +171,7 @@ def answer_together(
     encoder = predict_logits(model, validation.input_ids, config, device)
     if not config.lexical:
         return encoder, {}, {}
-    heads = _lexical(model, train, config)
+    heads = lexical_heads(model, train, config)
     lexical = heads.answers(validation.input_ids)
     scales = {
         task: fit_scales(encoder[task], lexical[task], validation.targets[:, column])
@@ -184,7 +184,8 @@ def answer_together(
     return together, scales, {name: task_macro_f1(logits, validation.targets) for name, logits in parts.items()}
 
 
-def _lexical(model: MultiTaskClassifier, train: Tokenised, config: TrainingConfig) -> LexicalHeads:
+def lexical_heads(model: MultiTaskClassifier, train: Tokenised, config: TrainingConfig) -> LexicalHeads:
+    """Lexical heads for the model's tasks and vocabulary, fitted on these mails; not yet attached to it."""
     vocabulary = int(next(iter(model.encoder_of_tasks.values())).config.vocab_size)
     return fit_lexical(train.input_ids, train.targets, model.config.labels, vocabulary, config.seed)
 
