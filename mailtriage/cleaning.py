@@ -11,7 +11,9 @@ Losing the client's words is worse than leaving a footer, and the rules are orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +29,7 @@ from mailtriage.cleaning_rules.quotations import cut_quotations, newest_message
 from mailtriage.cleaning_rules.redaction import redaction_edits
 from mailtriage.cleaning_rules.signatures import cut_signatures
 from mailtriage.cleaning_rules.subject_lines import clean_subject, is_forward
-from mailtriage.cleaning_rules.white_space import blank_line_edits, white_space_edits
+from mailtriage.cleaning_rules.white_space import blank_line_edits, shows_all, white_space_edits
 
 __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", "clean"]
 
@@ -39,6 +41,7 @@ KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 MOST_WORK = 3
 LEAST_WORK = 500_000
 MOST_MARKUP_PASSES = 6
+LONG = 100_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,27 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
         greeting: whether a salutation such as `Sehr geehrte Damen und Herren,` stays.
         redact: put typed placeholders in the place of account and card numbers, addresses and phone numbers.
     """
+    with _without_collecting() if len(body) > LONG else nullcontext():
+        return _clean(body, subject, greeting, redact)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Let Python collect no garbage meanwhile.
+
+    A hostile mail makes hundreds of thousands of spans. They form no cycles, and looking through all of them again and
+    again takes longer than making them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _clean(body: str, subject: str, greeting: str, redact: bool) -> Cleaned:
     edits: list[Removed] = []
     text, forwarded, last_resort = body, is_forward(subject), False
     work, passes = max(MOST_WORK * len(body), LEAST_WORK), 0
@@ -78,8 +102,8 @@ def clean(body: str, subject: str = "", *, greeting: Literal["keep", "cut"] = "k
         settled, forwarded, passes = step.settled, False, passes + 1
     clean_words = clean_subject(subject)
     if redact:
-        edits = compose(edits, redaction_edits(text))
-        text = apply_edits(body, edits)
+        redacted = redaction_edits(text)
+        edits, text = compose(edits, redacted), apply_edits(text, redacted)
         clean_words = apply_edits(clean_words, redaction_edits(clean_words))
     return Cleaned(clean_words, text, tuple(edits), last_resort)
 
@@ -115,7 +139,8 @@ def _clean_once(text: str, forwarded: bool, greeting: str, passes: int) -> _Pass
         edits, text = compose(edits, greetings), apply_edits(text, greetings)
         settled = False
     spaces = white_space_edits(text)
-    settled = settled and not any(text[edit.start : edit.end].strip(" \t\n") for edit in spaces)
+    if settled and not shows_all(text):
+        settled = not any(text[edit.start : edit.end].strip(" \t\n") for edit in spaces)
     edits, text = compose(edits, spaces), apply_edits(text, spaces)
     return _Pass(text, compose(markup, edits), last_resort, settled)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import accumulate, compress, repeat
+from operator import ne, sub
 
 from mailtriage.cleaning_rules.edits import Removed, make_removed
 
@@ -11,9 +13,10 @@ from mailtriage.cleaning_rules.edits import Removed, make_removed
 _INVISIBLE = "\x00\u00ad\u200b\u200c\u2060\ufeff\u034f"
 _RARE = rf"\xa0\u202f\u2007\x0b\x0c\r{_INVISIBLE}"
 # Single spaces and line breaks inside of a text are as they should be, and most frequent: they are no run.
-_RUN = re.compile(rf"[ \t\n{_RARE}](?:[ \t\n{_RARE}]++|(?<=[{_RARE}])|\Z|(?<!..))", re.DOTALL)
+_RUN = re.compile(rf"([ \t\n{_RARE}](?:[ \t\n{_RARE}]++|(?<=[{_RARE}])|\Z|(?<!..)))", re.DOTALL)
 # One of these is in every text that has something to trim or fold but at its ends.
-_CLUES = (" \n", "\t\n", "\n\n\n", *"\xa0\u202f\u2007\x0b\x0c\r", *_INVISIBLE)
+_RARE_CHARACTERS = (*"\xa0\u202f\u2007\x0b\x0c\r", *_INVISIBLE)
+_CLUES = (" \n", "\t\n", "\n\n\n", *_RARE_CHARACTERS)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _NOT_SHOWN = re.compile(rf"[\x0b\x0c{_INVISIBLE}]")
 _SPACES = str.maketrans({"\xa0": " ", "\u202f": " ", "\u2007": " "})
@@ -33,16 +36,20 @@ def white_space_edits(text: str) -> list[Removed]:
     """Edits that trim both ends and each line's end, keep at most one blank line, and drop invisible characters."""
     if not text[:1].isspace() and not text[-1:].isspace() and not any(clue in text for clue in _CLUES):
         return []
-    edits: list[Removed] = []
-    for run in _RUN.finditer(text):
-        start, end = run.span()
-        found = run[0]
-        if found == "\n\n" and start and end < len(text):
-            continue
-        replacement = "" if start == 0 or end == len(text) else _folded(found)
-        if replacement != found:
-            edits.append(make_removed(("whitespace", "white_space", start, end, replacement)))
-    return edits
+    parts = _RUN.split(text)  # words, run, words, ...: where there are many runs, faster than a match for each
+    runs, ends = parts[1::2], list(accumulate(map(len, parts)))[1::2]
+    folded = list(map(_folded, runs))
+    if runs and not parts[0]:
+        folded[0] = ""
+    if runs and not parts[-1]:
+        folded[-1] = ""
+    spans = zip(repeat("whitespace"), repeat("white_space"), map(sub, ends, map(len, runs)), ends, folded, strict=False)
+    return list(map(make_removed, compress(spans, map(ne, folded, runs))))
+
+
+def shows_all(text: str) -> bool:
+    """Whether each character is a word's, or a plain blank or line break."""
+    return not any(rare in text for rare in _RARE_CHARACTERS)
 
 
 @lru_cache(maxsize=1024)
