@@ -209,7 +209,7 @@ def _build(arguments: argparse.Namespace, device: str, folder: Path) -> Bundle:
     taxonomy = Taxonomy.load(config.taxonomy)
     model, train, validation = fitting.prepare(config, taxonomy, examples[:-16], examples[-16:], path)
     fitting.fit(model, train, validation, config, worker=fitting.Worker(device=device))
-    answer_together(model, train, validation, config, device)
+    answer_together(model, train, validation, config)
     model.cpu().save_pretrained(path / "model")
     (path / "taxonomy.yaml").write_text(Path(config.taxonomy).read_text(encoding="utf-8"), encoding="utf-8")
     temperatures = dict.fromkeys(taxonomy.task_ids, 1.0)

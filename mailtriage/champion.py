@@ -51,7 +51,7 @@ def predict_examples(triage: Triage, bundle: Bundle, examples: Sequence[Example]
     """Answers for mails that are cleaned already."""
     mails = [Email(id=mail.id, custodian_bank=mail.custodian_bank) for mail in examples]
     prepared = triage.tokenise(mails, [Cleaned(mail.subject, mail.text, ()) for mail in examples])
-    logits = forward_in_batches(OnnxEngine(bundle), prepared) if prepared.answerable else {}
+    logits = forward_in_batches(OnnxEngine(bundle).forward, prepared.tokens) if prepared.answerable else {}
     return triage.finish(prepared, logits)
 
 

@@ -177,7 +177,7 @@ def answer(triage: Triage, engine: Engine, taxonomy: Taxonomy, examples: Sequenc
     prepared = triage.tokenise(mails, [Cleaned(mail.subject, mail.text, ()) for mail in examples])
     answerable = np.zeros(len(mails), dtype=bool)
     answerable[prepared.answerable] = True
-    logits = forward_in_batches(engine, prepared) if answerable.any() else {}
+    logits = forward_in_batches(engine.forward, prepared.tokens) if answerable.any() else {}
     predictions = triage.finish(prepared, logits)
     tasks = taxonomy.task_ids
     plain = Decoder(taxonomy)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from mailtriage.decoding import Logits
 from mailtriage.errors import ExportError
-from mailtriage.features import TokenIds, pad
-from mailtriage.fitting import Say, mean_macro_f1
+from mailtriage.features import TokenIds
+from mailtriage.fitting import Say, forward_pass, mean_macro_f1
+from mailtriage.inference import IdArray, forward_in_batches
 from mailtriage.metrics import Labels
 from mailtriage.model import MultiTaskClassifier
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model.int8.onnx"
-BATCH = 32
 
 
 def export_onnx(
@@ -43,9 +44,9 @@ def export_onnx(
         ExportError: even the fp32 export loses more than `tolerance`.
     """
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    reference = forward_in_batches(forward_pass(model), input_ids)
     _export(model, folder / FP32)
     _quantise(folder / FP32, folder / INT8)
-    reference = _torch_logits(model, input_ids)
     parity = {name: _parity(folder / name, reference, input_ids, targets) for name in (FP32, INT8)}
     wanted = mean_macro_f1(reference, targets) - tolerance
     accepted = [name for name in (INT8, FP32) if parity[name]["macro_f1"] >= wanted]
@@ -122,26 +123,16 @@ def _parity(file: Path, reference: Mapping[str, Any], input_ids: Sequence[TokenI
     }
 
 
-def _torch_logits(model: MultiTaskClassifier, input_ids: Sequence[TokenIds]) -> dict[str, Any]:
-    parts: dict[str, list[Any]] = {}
-    with torch.inference_mode():
-        for batch in _batches(input_ids):
-            for task, values in model(*map(torch.from_numpy, batch)).items():
-                parts.setdefault(task, []).append(values.numpy())
-    return {task: np.concatenate(values) for task, values in parts.items()}
-
-
-def _onnx_logits(file: Path, input_ids: Sequence[TokenIds]) -> dict[str, Any]:
+def _onnx_logits(file: Path, input_ids: Sequence[TokenIds]) -> dict[str, Logits]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    rows = [session.run(names, {"input_ids": ids, "attention_mask": mask}) for ids, mask in _batches(input_ids)]
-    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*rows, strict=True), strict=True)}
 
+    def forward(ids: IdArray, mask: IdArray) -> dict[str, Logits]:
+        return dict(zip(names, session.run(names, {"input_ids": ids, "attention_mask": mask}), strict=True))
 
-def _batches(input_ids: Sequence[TokenIds]) -> Any:
-    return (pad(input_ids[start : start + BATCH]) for start in range(0, len(input_ids), BATCH))
+    return forward_in_batches(forward, input_ids)
 
 
 class _silenced:  # noqa: N801

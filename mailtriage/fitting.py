@@ -22,14 +22,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mailtriage.batching import length_batches, token_batches
 from mailtriage.config import TrainingConfig
+from mailtriage.decoding import Logits
 from mailtriage.encoders import load_encoder, set_hidden_dropout
 from mailtriage.errors import DataError
 from mailtriage.examples import Example
 from mailtriage.features import MailTokenizer, TokenIds, model_text, pad
+from mailtriage.inference import IdArray
 from mailtriage.losses import Objective
 from mailtriage.metrics import UNLABELLED, Labels, macro_f1
 from mailtriage.model import MultiTaskClassifier
-from mailtriage.packing import Packed, is_packing, packing
+from mailtriage.packing import Packed, is_packing, on_device, packing
 from mailtriage.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -201,18 +203,15 @@ def fit(
         loop.restore(resume)
         best, history = _Best(model, resume.best, dict(resume.best_scores)), list(resume.history)
 
-    with (
-        _deterministic(config.deterministic),
-        packing(model, config.packed, loop.bf16),
-        _compiled(model, config.compile),
-    ):
+    with _deterministic(config.deterministic), packing(model, config.packed, loop.bf16):
+        compiled = _compile(model) if config.compile else {}
         for epoch in range(len(history), config.epochs):
             if _is_done(history, config.patience):
                 break
             started = time.monotonic()
             label = f"epoch {epoch + 1}/{config.epochs}"
             torch.manual_seed(((config.seed * 1000 + epoch) * 1000) + worker.rank)
-            with _memory_kept(worker.device):
+            with _memory_kept(worker.device), _calling(compiled):
                 loss, tokens = loop.run_epoch(plan[epoch][worker.rank :: worker.count], label)
             logits = predict_logits(model, validation.input_ids, config, worker.device)
             scores = {
@@ -292,7 +291,7 @@ class _Loop:
         mails = [self.data.input_ids[position] for position in positions]
         if self.config.r_drop:
             mails = mails * 2  # under other dropout
-        targets = torch.from_numpy(self.data.targets[positions]).to(self.worker.device, non_blocking=True)
+        targets = on_device(self.data.targets[positions], self.worker.device)
         with torch.autocast(_kind(self.worker.device), torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(**_read(self.model, mails, self.worker.device))
         loss = self.objective(logits, targets)
@@ -332,9 +331,21 @@ def predict_logits(
         batch = _read(model, [input_ids[p] for p in positions], device)
         with torch.inference_mode(), torch.autocast(_kind(device), torch.bfloat16, enabled=bf16):
             for task, values in model(**batch).items():
-                parts[task].append(values.float().cpu())
+                parts[task].append(values.float())  # on the device, so that no batch waits for the one before
     back = np.argsort(np.concatenate(batches))
-    return {task: torch.cat(values).numpy()[back] for task, values in parts.items()}
+    return {task: torch.cat(values).cpu().numpy()[back] for task, values in parts.items()}
+
+
+def forward_pass(model: MultiTaskClassifier) -> Callable[[IdArray, IdArray], dict[str, Logits]]:
+    """The model as it is served, for `forward_in_batches`: ids and mask in, logits out, on the device where it is."""
+    model.eval()
+
+    def forward(input_ids: IdArray, attention_mask: IdArray) -> dict[str, Logits]:
+        with torch.inference_mode():
+            found = model(on_device(input_ids, model.device.type), on_device(attention_mask, model.device.type))
+        return {task: values.float().cpu().numpy() for task, values in found.items()}
+
+    return forward
 
 
 def mean_macro_f1(logits: Mapping[str, np.ndarray[Any, Any]], targets: Labels) -> float:
@@ -358,7 +369,7 @@ def _read(model: MultiTaskClassifier, mails: Sequence[TokenIds], device: str) ->
     """What the model's forward pass takes: mails packed where it can read them so, else padded."""
     if is_packing(model):
         return {"packed": Packed.of(mails, device)}
-    ids, mask = (torch.from_numpy(array).to(device, non_blocking=True) for array in pad(mails))
+    ids, mask = (on_device(array, device) for array in pad(mails))
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -407,17 +418,28 @@ def _choose_attention(model: MultiTaskClassifier, device: str) -> None:
             encoder.set_attn_implementation("eager")
 
 
+def _compile(model: MultiTaskClassifier) -> dict[torch.nn.Module, Any]:
+    """The encoders' calls, compiled for any number of mails and tokens, for `_calling`."""
+    calls: dict[torch.nn.Module, Any] = {}
+    for encoder in dict.fromkeys(model.encoder_of_tasks.values()):
+        encoder.compile(dynamic=True)
+        calls[encoder], encoder._compiled_call_impl = encoder._compiled_call_impl, None
+    return calls
+
+
 @contextmanager
-def _compiled(model: MultiTaskClassifier, wanted: bool) -> Iterator[None]:
-    """Compile the encoders in place, for any number of mails and tokens; weights keep their names."""
-    encoders = list(model.encoder_of_tasks.values()) if wanted else []
+def _calling(compiled: Mapping[torch.nn.Module, Any]) -> Iterator[None]:
+    """Call these modules compiled meanwhile: while training alone, since validation would be compiled once more.
+
+    Modules stay what they are, and so do the names of their weights.
+    """
     try:
-        for encoder in encoders:
-            encoder.compile(dynamic=True)
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
         yield
     finally:
-        for encoder in encoders:
-            encoder._compiled_call_impl = None
+        for module in compiled:
+            module._compiled_call_impl = None
 
 
 @contextmanager
@@ -426,13 +448,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @contextmanager

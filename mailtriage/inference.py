@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,9 +47,14 @@ class Prepared:
         """Positions of the mails that the engine must see."""
         return [position for position, ids in enumerate(self.input_ids) if len(ids)]
 
+    @property
+    def tokens(self) -> list[TokenIds]:
+        """Token ids of the answerable mails."""
+        return [self.input_ids[position] for position in self.answerable]
+
     def tensors(self) -> tuple[IdArray, IdArray]:
         """`input_ids` and `attention_mask` of the answerable mails, padded."""
-        return pad([self.input_ids[position] for position in self.answerable])
+        return pad(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +139,22 @@ def predict(
 ) -> list[Prediction]:
     """All three phases on this machine; mails of similar length share a forward pass."""
     prepared = triage.prepare(mails)
-    return triage.finish(prepared, forward_in_batches(engine, prepared, token_budget)) if mails else []
+    return triage.finish(prepared, forward_in_batches(engine.forward, prepared.tokens, token_budget)) if mails else []
 
 
-def forward_in_batches(engine: Engine, prepared: Prepared, token_budget: int = TOKEN_BUDGET) -> dict[str, Logits]:
-    """Phase two over any number of mails; rows as in `answerable`.
+def forward_in_batches(
+    forward: Callable[[IdArray, IdArray], dict[str, Logits]],
+    tokens: Sequence[TokenIds],
+    token_budget: int = TOKEN_BUDGET,
+) -> dict[str, Logits]:
+    """Phase two over any number of mails, as `Engine.forward` does it for a few; rows in the order of `tokens`.
 
     Shortest first, so that little is padded: each pass takes as many mails as fit in the budget, padding included, and
     at least one.
     """
-    tokens = [prepared.input_ids[position] for position in prepared.answerable]
     batches = list(length_batches([len(ids) for ids in tokens], token_budget))
     parts: dict[str, list[Logits]] = {}
     for batch in batches:
-        for task, values in engine.forward(*pad([tokens[position] for position in batch])).items():
+        for task, values in forward(*pad([tokens[position] for position in batch])).items():
             parts.setdefault(task, []).append(values)
     return {task: np.concatenate(values)[np.argsort(np.concatenate(batches))] for task, values in parts.items()}

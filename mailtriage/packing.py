@@ -6,6 +6,7 @@ arXiv:2307.08691), which computes in bf16 and fp16 alone. Elsewhere each mail is
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mailtriage.errors import ConfigError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ATTENTION = "mailtriage_packed"
 # Their forward passes take the positions of tokens, count them from 0, and hand keywords down to attention.
 PACKABLE = frozenset({"bert", "distilbert"})
+HEAD_MULTIPLE = 8  # of the width of a head, for the GPU's kernel
 
 
 class Packed(NamedTuple):
@@ -46,8 +48,16 @@ class Packed(NamedTuple):
             np.cumsum([0, *lengths], dtype=np.int32),
             np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
         )
-        ids, positions, starts, mails = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+        ids, positions, starts, mails = (on_device(array, device) for array in arrays)
         return cls(ids, positions, starts, mails, max(lengths))
+
+
+def on_device(array: np.ndarray[Any, Any], device: str) -> Tensor:
+    """The array as a tensor there; a GPU goes on working meanwhile."""
+    tensor = torch.from_numpy(array)
+    if device.startswith("cuda"):
+        tensor = tensor.pin_memory()  # from other memory the copy may wait until the GPU has done all it was given
+    return tensor.to(device, non_blocking=True)
 
 
 def read_tokens(encoder: torch.nn.Module, packed: Packed) -> Tensor:
@@ -75,7 +85,7 @@ def packing(model: MultiTaskClassifier, wanted: bool, halves: bool) -> Iterator[
         halves: whether it computes in bf16 or fp16, which a GPU needs for that.
 
     Raises:
-        ConfigError: an encoder cannot read packed mails, or computes in fp32 on a GPU.
+        ConfigError: an encoder cannot read packed mails, or a GPU computes in fp32 or has a PyTorch that is too old.
     """
     if not wanted:
         yield
@@ -87,6 +97,8 @@ def packing(model: MultiTaskClassifier, wanted: bool, halves: bool) -> Iterator[
             raise ConfigError(f"'packed' is for encoders of type {known}; this one is '{encoder.config.model_type}'")
     if model.device.type == "cuda" and not halves:
         raise ConfigError("'packed' needs precision bf16 on a GPU")
+    if model.device.type == "cuda" and not _has_kernel():
+        raise ConfigError(f"'packed' needs PyTorch 2.11 or later on a GPU; this one is {torch.__version__}")
     _register()
     before = [encoder.config._attn_implementation for encoder in encoders]
     try:
@@ -100,6 +112,15 @@ def packing(model: MultiTaskClassifier, wanted: bool, halves: bool) -> Iterator[
 
 def is_packing(model: MultiTaskClassifier) -> bool:
     return bool(next(iter(model.encoder_of_tasks.values())).config._attn_implementation == ATTENTION)
+
+
+def _has_kernel() -> bool:
+    """Whether this PyTorch has `varlen_attn` as `_flash` calls it: 2.10 lacks `scale`, and older ones all of it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "scale" in inspect.signature(varlen_attn).parameters
 
 
 def _register() -> None:
@@ -125,13 +146,22 @@ def _attention(
     """As `transformers` asks: (1, heads, tokens, width) each -> (1, tokens, heads, width). Drops no weights."""
     query, key, value = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
     if query.is_cuda:
-        from torch.nn.attention.varlen import varlen_attn
-
-        found = varlen_attn(query, key, value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling)
-        assert isinstance(found, Tensor)
-        return found[None], None
+        return _flash(query, key, value, cu_seq_lens_q, max_length_q, scaling)[None], None
     parts = []
     for start, end in pairwise(cu_seq_lens_q.tolist()):
         q, k, v = (part[start:end].transpose(0, 1) for part in (query, key, value))
         parts.append(scaled_dot_product_attention(q, k, v, scale=scaling))
     return torch.cat(parts, dim=1).transpose(0, 1)[None], None
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None) -> Tensor:
+    """Attention on a GPU: (tokens, heads, width) each, and so the result; heads of other widths get zeros meanwhile."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = query.shape[-1]
+    if width % HEAD_MULTIPLE:
+        query, key, value = (pad(part, (0, -width % HEAD_MULTIPLE)) for part in (query, key, value))
+    scale = width**-0.5 if scaling is None else scaling
+    found = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale)
+    assert isinstance(found, Tensor)
+    return found[..., :width]

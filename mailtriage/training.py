@@ -73,33 +73,77 @@ def train(
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     say(f"loading the encoder '{config.encoder}'")
-    model, train_set, validation_set = prepare(config, taxonomy, train, validation, unfinished)
-    say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
-    data = data_hash(train, validation)
-    history = _fit_anywhere(model, train_set, validation_set, config, unfinished, f"{text}{data}", say)
-    calibrated = _calibrate(model.cpu(), train_set, validation_set, taxonomy, config, say)
-    if config.refit:
-        together = [*train, *validation]
-        say(f"fitting anew on all {len(together):,} mails")
-        last = config.model_copy(update={"keep": "last", "patience": None})
-        model, train_set, validation_set = prepare(last, taxonomy, together, validation, unfinished)
-        _fit_anywhere(model, train_set, validation_set, last, unfinished / "refit", f"{text}{data}", say)
-        if config.lexical:
-            lexical = lexical_heads(model.cpu(), train_set, config)
-            lexical.set_scales(calibrated.scales)
-            model.attach(lexical)
+    fitted = fit_and_calibrate(config, taxonomy, train, validation, unfinished, text, say)
     folder = output.with_name(output.name + ".sealing")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copy(unfinished / "tokenizer.json", folder)
     (folder / "taxonomy.yaml").write_text(text, encoding="utf-8")
     write_traces(folder, (example.trace for example in train if example.trace is not None))
-    _seal(model.cpu(), validation_set, taxonomy, config, folder, history, calibrated, data, say)
+    _seal(fitted, taxonomy, config, folder, data_hash(train, validation), say)
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
     shutil.rmtree(unfinished)
     say(f"sealed {output}")
-    return TrainingResult(Bundle.open(output, verify=False), history, calibrated.score)
+    return TrainingResult(Bundle.open(output, verify=False), fitted.history, fitted.calibrated.score)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What mails taught that the model had not seen, a task: scales, temperature, thresholds, macro-F1."""
+
+    scales: Scales
+    parts: dict[str, dict[str, float]]  # macro-F1 of the encoder and of the lexical heads alone; nothing without these
+    temperatures: dict[str, float]
+    routing: dict[str, Any]
+    scores: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.scores.values())))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model with its lexical heads, and what belongs to it before it is exported."""
+
+    model: MultiTaskClassifier
+    validation: Tokenised
+    history: list[Epoch]
+    calibrated: Calibrated
+
+
+def fit_and_calibrate(
+    config: TrainingConfig,
+    taxonomy: Taxonomy,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    folder: Path,
+    text: str,
+    say: Say = lambda _line: None,
+) -> Fitted:
+    """The first half of `train`, which says what its arguments are and what it raises.
+
+    Args:
+        folder: gets `tokenizer.json`, and the state of a run that may be stopped; it is made if it is not there.
+        text: the taxonomy as YAML, which tells this run from one of another taxonomy.
+    """
+    model, train_set, validation_set = prepare(config, taxonomy, train, validation, folder)
+    say(f"training on {len(train):,} mails, {sum(train_set.lengths):,} tokens; validating on {len(validation):,}")
+    content = f"{text}{data_hash(train, validation)}"
+    history = _fit_anywhere(model, train_set, validation_set, config, folder, content, say)
+    calibrated = _calibrate(model, train_set, validation_set, taxonomy, config, say)
+    if config.refit:
+        together = [*train, *validation]
+        say(f"fitting anew on all {len(together):,} mails")
+        last = config.model_copy(update={"keep": "last", "patience": None})
+        model, train_set, validation_set = prepare(last, taxonomy, together, validation, folder)
+        _fit_anywhere(model, train_set, validation_set, last, folder / "refit", content, say)
+        if config.lexical:
+            lexical = lexical_heads(model, train_set, config)
+            lexical.set_scales(calibrated.scales)
+            model.attach(lexical.to(model.device))
+    return Fitted(model, validation_set, history, calibrated)
 
 
 def _fit_anywhere(
@@ -160,7 +204,7 @@ def _fit_on_ray(
 
 
 def answer_together(
-    model: MultiTaskClassifier, train: Tokenised, validation: Tokenised, config: TrainingConfig, device: str = "cpu"
+    model: MultiTaskClassifier, train: Tokenised, validation: Tokenised, config: TrainingConfig
 ) -> tuple[dict[str, Logits], Scales, dict[str, dict[str, float]]]:
     """Put lexical heads beside the fitted encoder if `config.lexical` wants them, each with its scale.
 
@@ -168,7 +212,7 @@ def answer_together(
         The model's logits of the validation mails; the scales; and macro-F1 a task of `encoder` and `lexical heads`
         alone. The last two are empty without lexical heads.
     """
-    encoder = predict_logits(model, validation.input_ids, config, device)
+    encoder = predict_logits(model, validation.input_ids, config, model.device.type)
     if not config.lexical:
         return encoder, {}, {}
     heads = lexical_heads(model, train, config)
@@ -178,7 +222,7 @@ def answer_together(
         for column, task in enumerate(encoder)
     }
     heads.set_scales(scales)
-    model.attach(heads.to(device))
+    model.attach(heads.to(model.device))
     together = {task: scales[task][0] * encoder[task] + scales[task][1] * lexical[task] for task in encoder}
     parts = {"encoder": encoder, "lexical heads": lexical}
     return together, scales, {name: task_macro_f1(logits, validation.targets) for name, logits in parts.items()}
@@ -190,21 +234,6 @@ def lexical_heads(model: MultiTaskClassifier, train: Tokenised, config: Training
     return fit_lexical(train.input_ids, train.targets, model.config.labels, vocabulary, config.seed)
 
 
-@dataclass(frozen=True)
-class _Calibrated:
-    """What mails taught that the model had not seen, a task: scales, temperature, thresholds, macro-F1."""
-
-    scales: Scales
-    parts: dict[str, dict[str, float]]  # macro-F1 of the encoder and of the lexical heads alone; nothing without these
-    temperatures: dict[str, float]
-    routing: dict[str, Any]
-    scores: dict[str, float]
-
-    @property
-    def score(self) -> float:
-        return float(np.mean(list(self.scores.values())))
-
-
 def _calibrate(
     model: MultiTaskClassifier,
     train: Tokenised,
@@ -212,7 +241,7 @@ def _calibrate(
     taxonomy: Taxonomy,
     config: TrainingConfig,
     say: Say,
-) -> _Calibrated:
+) -> Calibrated:
     logits, scales, parts = answer_together(model, train, validation, config)
     scores = task_macro_f1(logits, validation.targets)
     if parts:
@@ -224,21 +253,12 @@ def _calibrate(
     }
     say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
     routing = compile_thresholds(config, Decoder(taxonomy, temperatures), logits, validation.targets)
-    return _Calibrated(scales, parts, temperatures, routing, scores)
+    return Calibrated(scales, parts, temperatures, routing, scores)
 
 
-def _seal(
-    model: MultiTaskClassifier,
-    validation: Tokenised,
-    taxonomy: Taxonomy,
-    config: TrainingConfig,
-    folder: Path,
-    history: list[Epoch],
-    calibrated: _Calibrated,
-    data: str,
-    say: Say,
-) -> None:
+def _seal(fitted: Fitted, taxonomy: Taxonomy, config: TrainingConfig, folder: Path, data: str, say: Say) -> None:
     """Write everything but tokenizer and taxonomy into the folder of the bundle."""
+    model, validation, calibrated = fitted.model, fitted.validation, fitted.calibrated
     with quiet_transformers():
         model.save_pretrained(folder / "model")
     say("exporting to ONNX")
@@ -246,7 +266,7 @@ def _seal(
     _write_json(folder / "calibration.json", {"temperatures": calibrated.temperatures})
     _write_json(folder / "thresholds.json", calibrated.routing)
     metrics = {"validation_macro_f1": calibrated.score, "parity": parity}
-    metrics |= {"history": [asdict(epoch) for epoch in history]}
+    metrics |= {"history": [asdict(epoch) for epoch in fitted.history]}
     metrics |= {"data_sha256": data, "validation_macro_f1_by_task": calibrated.scores}
     if calibrated.parts:
         metrics |= {"validation_macro_f1_by_part": calibrated.parts, "scales": calibrated.scales}
@@ -260,7 +280,7 @@ def _write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _model_card(config: TrainingConfig, taxonomy: Taxonomy, calibrated: _Calibrated, data: str) -> str:
+def _model_card(config: TrainingConfig, taxonomy: Taxonomy, calibrated: Calibrated, data: str) -> str:
     found = ", ".join(f"{task} {score:.3f}" for task, score in calibrated.scores.items())
     tasks = "\n".join(f"- `{task.id}`: {', '.join(task.label_ids)}" for task in taxonomy.tasks)
     refit = (

@@ -76,7 +76,7 @@ def test_a_pass_takes_what_fits_in_the_budget_and_answers_keep_their_places() ->
     lengths = [10, 0, 90, 20, 300, 10, 20, 100, 20]  # 0: nothing left after cleaning; 300: alone, above the budget
     engine = FirstTokenEngine()
 
-    logits = forward_in_batches(engine, prepared(lengths), token_budget=200)["task"]
+    logits = forward_in_batches(engine.forward, prepared(lengths).tokens, token_budget=200)["task"]
 
     assert logits.tolist() == [[place, length] for place, length in enumerate(lengths) if length]
     assert engine.shapes == [(5, 20), (2, 100), (1, 300)]
@@ -86,7 +86,7 @@ def test_short_mails_share_larger_passes_than_long_ones() -> None:
     lengths = np.random.default_rng(3).integers(5, 256, size=200).tolist()
     engine = FirstTokenEngine()
 
-    forward_in_batches(engine, prepared(lengths), token_budget=1024)
+    forward_in_batches(engine.forward, prepared(lengths).tokens, token_budget=1024)
 
     assert all(mails * tokens <= 1024 for mails, tokens in engine.shapes)
     assert engine.shapes[0][0] > 20
