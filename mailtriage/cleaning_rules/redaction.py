@@ -50,8 +50,9 @@ _PHONE = any_of(
     r"(?<![\w.,/+-])01[567]\d{8,10}(?!\d)",
 )
 _ANY = re.compile(
-    f"(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<bare_tax>{_BARE_TAX})"
-    f"|(?P<phone>{_PHONE})|(?P<card>{_CARD})",
+    r"(?<![^\W_])(?=[\w.+(-])"  # each begins so: most places need not be tried seven times
+    f"(?:(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<bare_tax>{_BARE_TAX})"
+    f"|(?P<phone>{_PHONE})|(?P<card>{_CARD}))",
     re.IGNORECASE,
 )
 _WRONG_IBAN = re.compile(r"[A-Z]{2} ?\d{2}(?: ?\d){11,30}", re.IGNORECASE)
