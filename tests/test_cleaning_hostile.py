@@ -129,3 +129,18 @@ def test_long_subjects_are_cheap(subject: str) -> None:
 def test_strange_characters_do_not_crash(character: str) -> None:
     clean(character * 10, character)
     clean(f"<p>{character}</p>Guten Tag{character}\n> {character}", greeting="cut", redact=True)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_long_mail_leaves_garbage_collection_as_it_was(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    was_enabled = gc.isenabled()
+    meanwhile: list[bool] = []
+    monkeypatch.setattr("mailtriage.cleaning.is_forward", lambda subject: bool(meanwhile.append(gc.isenabled())))
+    (gc.enable if enabled else gc.disable)()
+    try:
+        clean("Guten Tag " * 20_000)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+    assert meanwhile == [False]
