@@ -135,7 +135,12 @@ def test_strange_characters_do_not_crash(character: str) -> None:
 def test_a_long_mail_leaves_garbage_collection_as_it_was(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     was_enabled = gc.isenabled()
     meanwhile: list[bool] = []
-    monkeypatch.setattr("mailtriage.cleaning.is_forward", lambda subject: bool(meanwhile.append(gc.isenabled())))
+
+    def look(subject: str) -> bool:
+        meanwhile.append(gc.isenabled())
+        return False
+
+    monkeypatch.setattr("mailtriage.cleaning.is_forward", look)
     (gc.enable if enabled else gc.disable)()
     try:
         clean("Guten Tag " * 20_000)
