@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from statistics import median
 
 import pytest
 
@@ -93,17 +94,17 @@ def seconds(body: str) -> float:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_time_grows_with_length_and_no_faster(name: str) -> None:
-    make = HOSTILE[name]
+    short, long = HOSTILE[name](MILLION // 16), HOSTILE[name](MILLION // 8)
     clean("warm", redact=True)
-    small = large = float("inf")
+    ratios: list[float] = []
 
-    for _ in range(5):  # the best of several, because other programs share the processor's caches
-        small = min(small, seconds(make(MILLION // 16)))
-        large = min(large, seconds(make(MILLION // 8)))
-        if within := large <= 2 * small * MEASURING_ERROR + SHORTEST_MEASURED:
-            break
+    # The middle of several, each of two times that were taken side by side: a processor that others share changes its
+    # speed from second to second, and a single lucky time must decide nothing.
+    while len(ratios) < 3 or (len(ratios) < 7 and median(ratios) > 2 * MEASURING_ERROR):
+        taken = seconds(short)
+        ratios.append((seconds(long) - SHORTEST_MEASURED) / taken)
 
-    assert within, f"{large / small:.2f} times the time for twice the length"
+    assert median(ratios) <= 2 * MEASURING_ERROR, f"{ratios} times the time for twice the length"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
