@@ -29,7 +29,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -49,11 +49,13 @@ from mailtriage.evaluation import answer, measure, true_labels
 from mailtriage.examples import Example
 from mailtriage.features import MailTokenizer
 from mailtriage.fitting import forward_pass
-from mailtriage.inference import Triage
+from mailtriage.inference import IdArray, Triage
+from mailtriage.lexical import LexicalHeads
 from mailtriage.mail import Email
-from mailtriage.metrics import macro_f1
+from mailtriage.metrics import Labels, macro_f1
 from mailtriage.taxonomy import Taxonomy
-from mailtriage.training import answer_together, fit_and_calibrate, lexical_heads
+from mailtriage.thresholds import compile_thresholds
+from mailtriage.training import Calibrated, answer_together, calibrate, fit_and_calibrate, lexical_heads
 
 NOT_TASKS = {"id", "language", "subject", "body", "custodian_bank", "received_at"}
 PARTS = ("train", "validation", "test")  # the labels of all three make the taxonomy
@@ -174,14 +176,36 @@ def _svm(taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run) -> di
 def _lexical(
     config: TrainingConfig, taxonomy: Taxonomy, parts: Mapping[str, list[Example]], run: Run
 ) -> dict[str, Any]:
-    from mailtriage.fitting import prepare, task_macro_f1
+    """Calibrated as a whole model is, and fitted anew if the settings want that."""
+    from mailtriage.fitting import prepare
 
-    fitted = parts["train"] + (parts["validation"] if run.measured == "test" else [])
     with tempfile.TemporaryDirectory() as folder:
-        model, train_set, test_set = prepare(config, taxonomy, fitted, parts[run.measured], Path(folder))
-    started = time.monotonic()
-    scores = task_macro_f1(lexical_heads(model, train_set, config).answers(test_set.input_ids), test_set.targets)
-    return _entry(run.measured, scores, time.monotonic() - started)
+        model, fitted, validation = prepare(config, taxonomy, parts["train"], parts["validation"], Path(folder))
+        started = time.monotonic()
+        heads = lexical_heads(model, fitted, config)
+        calibrated = calibrate(heads.answers(validation.input_ids), validation.targets, taxonomy, config)
+        seconds = time.monotonic() - started
+        if run.measured == "validation":
+            return _entry("validation", calibrated.scores, seconds)
+        if config.refit:
+            together = parts["train"] + parts["validation"]
+            model, fitted, _ = prepare(config, taxonomy, together, parts["test"], Path(folder))
+            started = time.monotonic()
+            heads = lexical_heads(model, fitted, config)
+            seconds += time.monotonic() - started
+        forward = _forward_pass(heads)
+        return _figures(config, taxonomy, calibrated, validation.targets, Path(folder), forward, parts["test"], seconds)
+
+
+def _forward_pass(heads: LexicalHeads) -> Callable[[IdArray, IdArray], dict[str, Any]]:
+    import torch
+
+    def forward(input_ids: IdArray, attention_mask: IdArray) -> dict[str, Any]:
+        with torch.inference_mode():
+            found = heads(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
+        return {task: logits.numpy() for task, logits in found.items()}
+
+    return forward
 
 
 def _validate(
@@ -217,22 +241,45 @@ def _test(config: TrainingConfig, taxonomy_text: str, parts: Mapping[str, list[E
     started = time.monotonic()
     fitted = fit_and_calibrate(config, taxonomy, parts["train"], parts["validation"], unfinished, taxonomy_text, say)
     seconds = time.monotonic() - started
-    calibrated = fitted.calibrated
+    forward, targets = forward_pass(fitted.model), fitted.validation.targets
+    found = _figures(config, taxonomy, fitted.calibrated, targets, unfinished, forward, parts["test"], seconds)
+    shutil.rmtree(unfinished)
+    return found | {
+        "validation": fitted.calibrated.scores,
+        "validation_alone": fitted.calibrated.parts,
+        "scales": fitted.calibrated.scales,
+    }
+
+
+def _figures(
+    config: TrainingConfig,
+    taxonomy: Taxonomy,
+    calibrated: Calibrated,
+    targets: Labels,
+    folder: Path,
+    forward: Any,
+    mails: Sequence[Example],
+    seconds: float,
+) -> dict[str, Any]:
+    """Ask for the test mails what a bundle would answer. `targets` are the labels of the validation mails.
+
+    `routing` is what the settings promise; `routing_by_task` promises the same precision for each label alone.
+    """
     decoder = Decoder(
         taxonomy, calibrated.temperatures, calibrated.routing["thresholds"], by=calibrated.routing.get("by")
     )
-    triage = Triage(MailTokenizer(unfinished / "tokenizer.json", config.max_tokens), decoder, "", taxonomy.version)
-    engine = SimpleNamespace(name="torch fp32", forward=forward_pass(fitted.model))
-    answers = answer(triage, engine, taxonomy, parts["test"])
-    metrics = measure(taxonomy, decoder, answers, parts["test"])
-    shutil.rmtree(unfinished)
+    triage = Triage(MailTokenizer(folder / "tokenizer.json", config.max_tokens), decoder, "", taxonomy.version)
+    answers = answer(triage, SimpleNamespace(forward=forward), taxonomy, mails)
+    metrics = measure(taxonomy, decoder, answers, mails)
+    alone = config.model_copy(update={"route_promise": "task", "route_by": None})
+    compiled = compile_thresholds(alone, Decoder(taxonomy, calibrated.temperatures), calibrated.logits, targets)
+    by_task = measure(taxonomy, Decoder(taxonomy, calibrated.temperatures, compiled["thresholds"]), answers, mails)
     return _entry("test", {task: metrics[task]["macro_f1"] for task in taxonomy.task_ids}, seconds) | {
         "ece": {task: metrics[task]["calibration"]["ece_after"] for task in taxonomy.task_ids},
+        "ece_by_chance": {task: metrics[task]["calibration"]["ece_by_chance"] for task in taxonomy.task_ids},
         "routing": {key: metrics["overall"]["routing"][key] for key in ("coverage", "precision", "interval")},
         "expected_coverage": calibrated.routing.get("expected_coverage"),
-        "validation": calibrated.scores,
-        "validation_alone": calibrated.parts,
-        "scales": calibrated.scales,
+        "routing_by_task": {task: by_task[task]["routing"] for task in taxonomy.task_ids},
     }
 
 

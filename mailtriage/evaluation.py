@@ -301,11 +301,12 @@ def draw(
     return pictures
 
 
-def _calibration(answers: Answers, task: str) -> dict[str, float]:
+def _calibration(answers: Answers, task: str) -> dict[str, Any]:
     before, after = (_top(answers, task, which) for which in (answers.uncalibrated, answers.probabilities))
     return {
         "ece_before": metrics.expected_calibration_error(*before),
         "ece_after": metrics.expected_calibration_error(*after),
+        "ece_by_chance": metrics.calibration_error_by_chance(after[0]),
     }
 
 

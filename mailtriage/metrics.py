@@ -122,7 +122,7 @@ def invalid_share(predicted: Mapping[str, Labels], valid: Labels) -> float:
 
 def reliability(confidence: Floats, correct: Flags, bins: int = 15) -> list[dict[str, float]]:
     """Mean confidence and share of right answers in bins of equal width over 0 to 1; empty bins are left out."""
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    which = _bins(confidence, bins)
     return [
         {
             "confidence": float(confidence[which == number].mean()),
@@ -138,6 +138,27 @@ def expected_calibration_error(confidence: Floats, correct: Flags, bins: int = 1
     rows = reliability(confidence, correct, bins)
     gap = sum(abs(row["confidence"] - row["accuracy"]) * row["mails"] for row in rows)
     return _rounded(gap / len(confidence)) if rows else 0.0
+
+
+def calibration_error_by_chance(
+    confidence: Floats, bins: int = 15, *, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0
+) -> list[float]:
+    """Between which two values 95 % of the errors lie of answers as sure as these that are right as often as they say.
+
+    Chance alone makes an error, the larger the fewer mails; one within these bounds is no sign that confidence is off
+    (consistency resampling; Bröcker and Smith 2007, Weather and Forecasting 22).
+    """
+    if not len(confidence):
+        return [0.0, 0.0]
+    which = _bins(confidence, bins)
+    stated = np.bincount(which, weights=confidence, minlength=bins)
+    rng = np.random.default_rng(seed)
+    errors = [
+        np.abs(np.bincount(which[rng.random(len(which)) < confidence], minlength=bins) - stated).sum() / len(which)
+        for _ in range(samples)
+    ]
+    tail = (1 - INTERVAL) / 2
+    return _interval(*np.quantile(errors, (tail, 1 - tail)))
 
 
 def routing(accepted: Flags, correct: Flags) -> dict[str, Any]:
@@ -195,6 +216,11 @@ def slice_scores(
             scores = Scores.of(confusion_matrix(count, true[task][member], predicted[task][member]))
             result[name][task] = {"accuracy": _rounded(scores.accuracy), "macro_f1": _rounded(scores.macro_f1)}
     return result
+
+
+def _bins(confidence: Floats, bins: int) -> Labels:
+    """The number of each confidence's bin, of equal width over 0 to 1, upper ends included."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def _bootstrap(confusion: Labels, samples: int, seed: int) -> tuple[Scores, Scores]:

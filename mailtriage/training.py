@@ -33,6 +33,7 @@ from mailtriage.fitting import (
     task_macro_f1,
 )
 from mailtriage.lexical import LexicalHeads, Scales, fit_lexical, fit_scales
+from mailtriage.metrics import Labels
 from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.thresholds import compile_thresholds
@@ -92,6 +93,7 @@ def train(
 class Calibrated:
     """What mails taught that the model had not seen, a task: scales, temperature, thresholds, macro-F1."""
 
+    logits: dict[str, Logits]  # of those mails
     scales: Scales
     parts: dict[str, dict[str, float]]  # macro-F1 of the encoder and of the lexical heads alone; nothing without these
     temperatures: dict[str, float]
@@ -243,17 +245,29 @@ def _calibrate(
     say: Say,
 ) -> Calibrated:
     logits, scales, parts = answer_together(model, train, validation, config)
-    scores = task_macro_f1(logits, validation.targets)
+    calibrated = calibrate(logits, validation.targets, taxonomy, config, scales, parts)
     if parts:
         alone = ", ".join(f"the {name} alone {np.mean(list(found.values())):.3f}" for name, found in parts.items())
-        say(f"validation macro-F1 {np.mean(list(scores.values())):.3f}; {alone}")
+        say(f"validation macro-F1 {calibrated.score:.3f}; {alone}")
+    found = calibrated.temperatures.items()
+    say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in found))
+    return calibrated
+
+
+def calibrate(
+    logits: dict[str, Logits],
+    targets: Labels,
+    taxonomy: Taxonomy,
+    config: TrainingConfig,
+    scales: Scales | None = None,
+    parts: dict[str, dict[str, float]] | None = None,
+) -> Calibrated:
+    """Temperatures and thresholds from the answers to validation mails; `targets` has the shape (mails, tasks)."""
     temperatures = {
-        task.id: fit_temperature(logits[task.id], validation.targets[:, position])
-        for position, task in enumerate(taxonomy.tasks)
+        task.id: fit_temperature(logits[task.id], targets[:, position]) for position, task in enumerate(taxonomy.tasks)
     }
-    say("calibrated: " + ", ".join(f"{task} at temperature {value:.2f}" for task, value in temperatures.items()))
-    routing = compile_thresholds(config, Decoder(taxonomy, temperatures), logits, validation.targets)
-    return Calibrated(scales, parts, temperatures, routing, scores)
+    routing = compile_thresholds(config, Decoder(taxonomy, temperatures), logits, targets)
+    return Calibrated(logits, scales or {}, parts or {}, temperatures, routing, task_macro_f1(logits, targets))
 
 
 def _seal(fitted: Fitted, taxonomy: Taxonomy, config: TrainingConfig, folder: Path, data: str, say: Say) -> None:

@@ -112,6 +112,18 @@ def test_calibration_error_weighs_bins_by_mails_and_keeps_the_ends():
     assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(0.25)
 
 
+def test_chance_makes_as_much_calibration_error_as_its_interval_says():
+    rng = np.random.default_rng(4)
+    confidence = rng.beta(3, 2, size=500)
+    low, high = metrics.calibration_error_by_chance(confidence)
+    errors = [metrics.expected_calibration_error(confidence, rng.random(500) < confidence) for _ in range(400)]
+    assert 0.92 <= np.mean([low <= error <= high for error in errors]) <= 0.98
+    assert metrics.expected_calibration_error(confidence, rng.random(500) < confidence - 0.1) > high
+    few, many = (metrics.calibration_error_by_chance(np.tile(confidence, times))[1] for times in (1, 16))
+    assert few / many == pytest.approx(4, rel=0.25)  # chance errors shrink with the root of the mails
+    assert metrics.calibration_error_by_chance(np.zeros(0)) == [0.0, 0.0]
+
+
 def test_routing_counts_coverage_and_precision():
     accepted = np.array([True, True, True, False])
     correct = np.array([True, True, False, True])
