@@ -33,6 +33,7 @@ from mailtriage.taxonomy import Taxonomy
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TORCH, TORCH_FP32 = "model", "model:fp32"  # engines: the weights in the device's precision (bf16 on a GPU), or in fp32
 REQUIRED = ("tokenizer.json", "taxonomy.yaml", "calibration.json", "thresholds.json")
 
 
@@ -100,8 +101,8 @@ class Bundle:
         return self.path / self.engine_file("cpu")
 
     def engine_file(self, device: str) -> str:
-        """What this bundle serves from on a device: an ONNX file, or `model`, the trained weights themselves."""
-        return str(self.manifest["engines"].get(device, "model"))
+        """What this bundle serves from on a device: an ONNX file, `TORCH` or `TORCH_FP32`."""
+        return str(self.manifest["engines"].get(device, TORCH))
 
     def read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))

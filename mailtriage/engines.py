@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mailtriage.bundle import Bundle
+from mailtriage.bundle import TORCH_FP32, Bundle
 from mailtriage.decoding import Logits
 from mailtriage.errors import ServingError
 from mailtriage.inference import Engine, IdArray
@@ -87,7 +87,7 @@ class TorchEngine:
         bundle: the opened bundle.
         device: `cpu` or `cuda`.
         threads: threads of one forward pass on a CPU; by default all that the process may use.
-        precision: of weights and activations, cast once; by default that of the device.
+        precision: of weights and activations, cast once; by default bf16 on a GPU, unless the bundle refuses that.
         graphs: on a GPU, record the kernels of a small forward pass once a shape and replay them: a few mails
             take the GPU less time than launching 20 kernels a layer takes the CPU. The first pass of each shape of
             `graph_shape` is slow, since it records. Recording that fails is logged, and passes go on without graphs.
@@ -122,7 +122,7 @@ class TorchEngine:
         self._torch: Any = torch
         self._device = device
         if precision == "auto":
-            precision = "bf16" if device == "cuda" else "fp32"
+            precision = "bf16" if device == "cuda" and bundle.engine_file(device) != TORCH_FP32 else "fp32"
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.name = f"torch {str(dtype).removeprefix('torch.')} {device}"
         with quiet_transformers():

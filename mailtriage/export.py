@@ -1,7 +1,8 @@
-"""Exports the trained model to ONNX, quantises it, and refuses an export that answers worse."""
+"""Exports the trained model to ONNX, quantises it, and refuses a variant that answers worse than the model."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mailtriage.decoding import Logits
+from mailtriage.bundle import TORCH, TORCH_FP32
+from mailtriage.decoding import Decoder, Logits
 from mailtriage.errors import ExportError
 from mailtriage.features import TokenIds
 from mailtriage.fitting import Say, forward_pass, mean_macro_f1
@@ -27,41 +29,49 @@ def export_onnx(
     folder: Path,
     input_ids: Sequence[TokenIds],
     targets: Labels,
+    decoder: Decoder,
     tolerance: float,
     say: Say = lambda _line: None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Write fp32 and int8 ONNX files into `folder` and measure both on validation mails.
+    """Write fp32 and int8 ONNX files into `folder`; measure both, and the weights in bf16, on validation mails.
 
     Args:
         input_ids, targets: the validation mails; targets of shape (mails, tasks).
-        tolerance: the largest loss of mean macro-F1 that an export may cost.
+        decoder: calibrated, since what changes for a client are calibrated probabilities.
+        tolerance: the largest loss of mean macro-F1 that a variant may cost.
 
     Returns:
-        Device -> the file that it serves from (`model`: the trained weights), and each variant's parity: `macro_f1`,
-        `labels_changed` (share), `largest_logit_change`, `bytes`.
+        Device -> what it serves from, as `Bundle.engine_file` says, and each variant's parity: `macro_f1`,
+        `labels_changed` (share), `largest_probability_change`, `bytes`.
 
     Raises:
         ExportError: even the fp32 export loses more than `tolerance`.
     """
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     reference = forward_in_batches(forward_pass(model), input_ids)
+    variants = {TORCH: forward_in_batches(forward_pass(copy.deepcopy(model).to(torch.bfloat16)), input_ids)}
     _export(model, folder / FP32)
     _quantise(folder / FP32, folder / INT8)
-    parity = {name: _parity(folder / name, reference, input_ids, targets) for name in (FP32, INT8)}
+    variants |= {name: _onnx_logits(folder / name, input_ids) for name in (FP32, INT8)}
+    parity = {name: _parity(found, reference, targets, decoder) for name, found in variants.items()}
+    for name in (FP32, INT8):
+        parity[name]["bytes"] = (folder / name).stat().st_size
     wanted = mean_macro_f1(reference, targets) - tolerance
-    accepted = [name for name in (INT8, FP32) if parity[name]["macro_f1"] >= wanted]
+    accepted = [name for name in (INT8, FP32, TORCH) if parity[name]["macro_f1"] >= wanted]
     for name, found in parity.items():
         verdict = "ok" if name in accepted else "refused"
-        say(f"{name}: {found['labels_changed']:.2%} labels changed, macro-F1 {found['macro_f1']:.3f}, {verdict}")
-    if not accepted:
+        shown = "weights in bf16" if name == TORCH else name
+        say(f"{shown}: {found['labels_changed']:.2%} labels changed, macro-F1 {found['macro_f1']:.3f}, {verdict}")
+    served = next((name for name in (INT8, FP32) if name in accepted), None)
+    if served is None:
         raise ExportError(
             f"expected an export with macro-F1 of at least {wanted:.3f} on validation mails, "
             f"found {parity[FP32]['macro_f1']:.3f} in fp32 and {parity[INT8]['macro_f1']:.3f} in int8"
         )
     for name in (FP32, INT8):  # what nothing serves from does not travel
-        if name != accepted[0]:
+        if name != served:
             (folder / name).unlink()
-    return {"cpu": accepted[0], "cuda": "model"}, parity
+    return {"cpu": served, "cuda": TORCH if TORCH in accepted else TORCH_FP32}, parity
 
 
 def _export(model: MultiTaskClassifier, file: Path) -> None:
@@ -112,14 +122,15 @@ def _quantise(source: Path, target: Path) -> None:
     prepared.unlink()
 
 
-def _parity(file: Path, reference: Mapping[str, Any], input_ids: Sequence[TokenIds], targets: Labels) -> dict[str, Any]:
-    logits = _onnx_logits(file, input_ids)
-    changed = [(logits[t].argmax(1) != reference[t].argmax(1)).mean() for t in reference]
+def _parity(
+    logits: Mapping[str, Logits], reference: Mapping[str, Logits], targets: Labels, decoder: Decoder
+) -> dict[str, Any]:
+    changed = [(logits[task].argmax(1) != reference[task].argmax(1)).mean() for task in reference]
+    before, after = decoder.probabilities(reference), decoder.probabilities(logits)
     return {
         "macro_f1": mean_macro_f1({task: logits[task] for task in reference}, targets),
         "labels_changed": float(np.mean(changed)),
-        "largest_logit_change": float(max(np.abs(logits[t] - reference[t]).max() for t in reference)),
-        "bytes": file.stat().st_size,
+        "largest_probability_change": float(max(np.abs(after[task] - before[task]).max() for task in reference)),
     }
 
 

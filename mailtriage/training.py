@@ -276,7 +276,9 @@ def _seal(fitted: Fitted, taxonomy: Taxonomy, config: TrainingConfig, folder: Pa
     with quiet_transformers():
         model.save_pretrained(folder / "model")
     say("exporting to ONNX")
-    engines, parity = export_onnx(model, folder, validation.input_ids, validation.targets, config.export_tolerance, say)
+    decoder = Decoder(taxonomy, calibrated.temperatures)
+    mails = validation.input_ids, validation.targets
+    engines, parity = export_onnx(model, folder, *mails, decoder, config.export_tolerance, say)
     _write_json(folder / "calibration.json", {"temperatures": calibrated.temperatures})
     _write_json(folder / "thresholds.json", calibrated.routing)
     metrics = {"validation_macro_f1": calibrated.score, "parity": parity}
