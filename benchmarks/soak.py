@@ -4,7 +4,8 @@
 
 Measures the capacity with 64 clients for 20 seconds, then sends twice as many mails a second, at random times and
 whether or not earlier ones are answered. Prints a line every half minute, and checks: memory of the last fifth against
-the second fifth, p99 of admitted requests, how long a refusal takes, and how much of the capacity is still answered.
+the second fifth, p99 of admitted requests, how long a refusal takes, how much of the capacity is still answered, and
+that no request failed otherwise or hung.
 What sends the mails takes its part of the same processors (`sender_cpus`). `refused_by_predictor` counts requests that
 were cleaned in vain.
 """
@@ -99,7 +100,7 @@ def percentile(seconds: list[float]) -> float | None:
 
 
 def verdict(soaked: Soaked) -> dict[str, Any]:
-    """The four questions, each with its figure."""
+    """The questions, each with its figure; what failed or hung counts against it, whatever the rest says."""
     slices, total = soaked.slices, soaked.total
     fifth = max(1, len(slices) // 5)
     early = max(part["memory_mib"] for part in slices[fifth : 2 * fifth])
@@ -118,7 +119,8 @@ def verdict(soaked: Soaked) -> dict[str, Any]:
         "goodput_holds": goodput >= LEAST_GOODPUT,
         "refused_by_predictor": soaked.refused_by_predictor,
         "sender_cpus": round(soaked.sender_cpus, 3),
-        "failed": total.failed,
+        "none_failed": total.failed == 0,
+        "none_hangs": total.unfinished == 0,
     }
 
 
