@@ -8,6 +8,7 @@
     thresholds.json          the confidence a task needs for routing, and the precision wanted when it was compiled
     onnx/                    the exported engines
     cleaning_sample.jsonl.gz what cleaning made of some training mails, without their words (`cleaning_trace`)
+    seen_mails.bin           a hash of each mail that the model was fitted on or chosen by (`seen`)
     metrics.json, MODEL_CARD.md
 
 No file holds code or a pickle.
@@ -26,6 +27,7 @@ from typing import Any
 
 import mailtriage
 from mailtriage.cleaning import CLEANING_VERSION, KNOWN_CLEANING_VERSIONS
+from mailtriage.code_version import code_version
 from mailtriage.decoding import Decoder
 from mailtriage.errors import BundleChecksumMismatch, BundleError, BundleFileMissing, UnknownCleaningVersion
 from mailtriage.features import MailTokenizer
@@ -118,6 +120,7 @@ def write_manifest(path: Path, *, name: str, max_tokens: int, engines: Mapping[s
         "model_version": None,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "mailtriage_version": mailtriage.__version__,
+        "code": code_version(),
         "cleaning_version": CLEANING_VERSION,
         "taxonomy_version": taxonomy.version,
         "max_tokens": max_tokens,

@@ -64,19 +64,30 @@ def compare(
     two-sided `p_value` of a paired bootstrap over mails (Efron and Tibshirani 1993, ch. 16): mails are drawn again,
     each with both answers.
     """
-    result: dict[str, Any] = {}
+    result = scores(taxonomy, true, old)
     for task in taxonomy.tasks:
         known = true[task.id] != UNLABELLED
         t, n, o = (labels[task.id][known] for labels in (true, new, old))
-        result[task.id] = {
-            "macro_f1": round(_macro_f1(t, o, np.ones(len(t)), len(task.labels)), 4),
-            "accuracy": round(float((t == o).mean()), 4) if len(t) else 0.0,
+        result[task.id] |= {
             "changed": int((n != o).sum()),
             "better": int(((n == t) & (o != t)).sum()),
             "worse": int(((n != t) & (o == t)).sum()),
         }
-    result["mean_macro_f1"] = round(float(np.mean([result[task]["macro_f1"] for task in taxonomy.task_ids])), 4)
     return result | _bootstrap(taxonomy, true, new, old)
+
+
+def scores(taxonomy: Taxonomy, true: Mapping[str, Labels], answers: Mapping[str, Labels]) -> dict[str, Any]:
+    """Task -> `macro_f1` and `accuracy` of what `answers_of` gave, and `mean_macro_f1`."""
+    result: dict[str, Any] = {}
+    for task in taxonomy.tasks:
+        known = true[task.id] != UNLABELLED
+        t, o = true[task.id][known], answers[task.id][known]
+        result[task.id] = {
+            "macro_f1": round(_macro_f1(t, o, np.ones(len(t)), len(task.labels)), 4),
+            "accuracy": round(float((t == o).mean()), 4) if len(t) else 0.0,
+        }
+    result["mean_macro_f1"] = round(float(np.mean([result[task]["macro_f1"] for task in taxonomy.task_ids])), 4)
+    return result
 
 
 def flips(

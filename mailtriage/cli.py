@@ -18,6 +18,7 @@ from mailtriage.errors import ConfigError, DataError, MailtriageError
 if TYPE_CHECKING:
     from mailtriage.cleaning import Cleaned
     from mailtriage.config import TrainingConfig
+    from mailtriage.examples import Example
     from mailtriage.mail import Email
     from mailtriage.splitting import Split
     from mailtriage.taxonomy import Taxonomy
@@ -138,23 +139,19 @@ def explore(
 ) -> None:
     """Look at labelled mails before training: explore.html, and suspicious_labels.csv with labels probably wrong."""
     from mailtriage.config import load_config
-    from mailtriage.examples import Example
     from mailtriage.exploration import SUSPICIOUS
     from mailtriage.exploration import explore as explore_examples
-    from mailtriage.ingestion import read_labelled
-    from mailtriage.readers import Rejected
     from mailtriage.splitting import split
     from mailtriage.taxonomy import Taxonomy
 
     settings = load_config(config)
     taxonomy = Taxonomy.load(settings.taxonomy)
-    rows = list(read_labelled(data, taxonomy))
-    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
+    examples = _labelled_examples(taxonomy, data, output)
     parts = split(examples, seed=settings.seed, method=settings.split)
     figures = explore_examples(examples, taxonomy, parts, output, say)
     for task, count in figures["suspicious"].items():
         print(f"{task:20} {count:,} of {figures['mails'] - figures['missing'][task]:,} labels are probably wrong")
-    say(f"{len(rows) - len(examples):,} rows could not be used; look at {output / 'explore.html'} and {SUSPICIOUS}")
+    say(f"look at {output / 'explore.html'} and {SUSPICIOUS}")
 
 
 @app.command()
@@ -200,44 +197,80 @@ def tune(
 
 
 def _split_mails(config: TrainingConfig, taxonomy: Taxonomy, data: Path, output: Path) -> Split:
-    """Read labelled mails, put those that cannot be used beside `output`, clean and split."""
+    from mailtriage.splitting import split
+
+    return split(_labelled_examples(taxonomy, data, output), seed=config.seed, method=config.split)
+
+
+def _labelled_examples(taxonomy: Taxonomy, data: Path, output: Path) -> list[Example]:
+    """Read labelled mails, put those that cannot be used beside `output`, and clean the others."""
     from mailtriage.examples import Example
     from mailtriage.ingestion import read_labelled
     from mailtriage.readers import Rejected, write_rejected
-    from mailtriage.splitting import split
 
     rows = list(read_labelled(data, taxonomy))
     rejected = [row for row in rows if isinstance(row, Rejected)]
     if rejected:
         quarantine = output.with_name(output.name + ".quarantine.jsonl")
+        quarantine.parent.mkdir(parents=True, exist_ok=True)
         write_rejected(quarantine, rejected)
         say(f"{len(rejected):,} rows cannot be used; their reasons are in {quarantine}")
-    examples = [Example.from_email(mail, len(rows)) for mail in rows if not isinstance(mail, Rejected)]
-    return split(examples, seed=config.seed, method=config.split)
+    return [Example.from_email(mail, len(rows)) for mail in rows if not isinstance(mail, Rejected)]
 
 
 @app.command()
 def evaluate(
     bundle: Path,
-    data: ExistingFile,
+    data: Annotated[Path, typer.Argument(exists=True, help="A file or folder of labelled mails.")],
     output: Annotated[Path, typer.Option(help="Folder for the report.")],
     champion: Annotated[Path | None, typer.Option(help="A bundle to compare with; flips.csv has what changes.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=BUNDLE", help="One more row beside the model's; may be repeated.")
+    ] = None,
 ) -> None:
-    """Measure a bundle on labelled mails: metrics.json, report.html and pictures."""
+    """Measure a bundle on labelled mails: metrics.json, report.html and pictures.
+
+    Of the mails that the bundle was trained on, those are taken that its split left for the test.
+    """
     from mailtriage.bundle import Bundle
     from mailtriage.evaluation import evaluate as evaluate_bundle
-    from mailtriage.examples import Example
-    from mailtriage.ingestion import read_labelled
-    from mailtriage.readers import Rejected
+    from mailtriage.seen import training_split
+    from mailtriage.splitting import Split
 
-    taxonomy = Bundle.open(bundle).taxonomy
-    rows = list(read_labelled(data, taxonomy))
-    examples = [Example.from_email(mail) for mail in rows if not isinstance(mail, Rejected)]
-    metrics = evaluate_bundle(bundle, examples, output, champion_path=champion)
-    for task in taxonomy.task_ids:
+    others = _named_bundles(against or [])
+    opened = Bundle.open(bundle)
+    examples = _labelled_examples(opened.taxonomy, data, output)
+    parts = training_split(opened, examples)
+    if parts is None:
+        parts = Split([], [], examples, groups=0)
+    else:
+        say(f"the bundle was trained on these mails: measuring on the {len(parts.test):,} that were left for the test")
+    metrics = evaluate_bundle(
+        bundle,
+        parts.test,
+        output,
+        baseline_train=parts.train,
+        validation=parts.validation,
+        champion_path=champion,
+        against=others,
+    )
+    if metrics["overall"]["mails_seen"]:
+        say(f"the model has seen {metrics['overall']['mails_seen']:,} of {len(parts.test):,} mails: no test of it")
+    for task in opened.taxonomy.task_ids:
         scores = metrics[task]
         print(f"{task:20} accuracy {scores['accuracy']:.3f}  macro-F1 {scores['macro_f1']:.3f}")
-    say(f"{len(rows) - len(examples):,} rows could not be used; the report is {output / 'report.html'}")
+    say(f"the report is {output / 'report.html'}")
+
+
+def _named_bundles(options: list[str]) -> dict[str, Path]:
+    """`NAME=BUNDLE` options as a mapping, in their order."""
+    found: dict[str, Path] = {}
+    for option in options:
+        name, equals, path = option.partition("=")
+        if not (name and equals and path) or name in found:
+            raise ConfigError(f"expected --against NAME=BUNDLE with a name of its own, found '{option}'")
+        found[name] = Path(path)
+    return found
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mailtriage import baselines, champion, metrics, plots, report
+from mailtriage import baselines, champion, metrics, plots, report, seen
 from mailtriage.bundle import Bundle
 from mailtriage.cleaning import Cleaned
 from mailtriage.decoding import Decoder, Probabilities
@@ -57,18 +57,21 @@ def evaluate(
     baseline_train: Sequence[Example] = (),
     validation: Sequence[Example] = (),
     champion_path: str | Path | None = None,
+    against: Mapping[str, str | Path] | None = None,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
     """Write `metrics.json`, `report.html`, `*.png` and `confusion_TASK.csv` into `output` and return the metrics.
 
     Args:
         bundle_path: a bundle; it is verified.
-        examples: cleaned mails with labels that the model has not seen.
+        examples: cleaned mails with labels. The report counts those that the model was fitted on or chosen by, if there
+            are such.
         engine: what runs the model; by default the bundle's ONNX export.
         baseline_train: training mails to fit the baselines on; without them the report has none, and does not prove
             that no group of mails crosses the split.
         validation: validation mails, for that proof; baselines get them too where the model did (`refit`).
         champion_path: another bundle to compare with, such as the one that serves; `flips.csv` lists what changes.
+        against: name -> a bundle whose figures on the same mails stand beside those of this one.
         progress: is told what happens now.
 
     Raises:
@@ -83,6 +86,7 @@ def evaluate(
     progress(f"asking the model about {len(examples):,} mails")
     answers = answer(Triage.from_bundle(bundle), engine or OnnxEngine(bundle), bundle.taxonomy, examples)
     result = measure(bundle.taxonomy, bundle.decoder, answers, examples)
+    result["overall"]["mails_seen"] = seen.count_seen(bundle, examples)
     result["overall"]["routing"] |= promise(bundle, result["overall"]["routed_of_all"])
     result["model"] = describe(bundle)
     if baseline_train:
@@ -97,6 +101,12 @@ def evaluate(
     if champion_path is not None:
         progress("asking the champion")
         result["champion"] = _against_champion(Bundle.open(champion_path), bundle.taxonomy, answers, examples, output)
+    for name, path in (against or {}).items():
+        progress(f"asking {name}")
+        other = Bundle.open(path)
+        given = champion.answers_of(other, bundle.taxonomy, examples)
+        found = _who(other, examples) | champion.scores(bundle.taxonomy, answers.true, given)
+        result.setdefault("against", {})[name] = found
     progress("drawing")
     pictures = draw(output, bundle.taxonomy, answers, result, training_history(bundle), _parts(bundle))
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
@@ -110,7 +120,12 @@ def _against_champion(
 ) -> dict[str, Any]:
     old = champion.answers_of(bundle, taxonomy, examples)
     champion.write_flips(output / champion.FLIPS, champion.flips(taxonomy, examples, answers.true, answers.chosen, old))
-    return {"model": describe(bundle)} | champion.compare(taxonomy, answers.true, answers.chosen, old)
+    return _who(bundle, examples) | champion.compare(taxonomy, answers.true, answers.chosen, old)
+
+
+def _who(bundle: Bundle, examples: Sequence[Example]) -> dict[str, Any]:
+    """Another model, and how many of the mails it was fitted on or chosen by: these flatter it."""
+    return {"model": describe(bundle), "mails_seen": seen.count_seen(bundle, examples)}
 
 
 def _is_refitted(bundle: Bundle) -> bool:
@@ -216,14 +231,14 @@ def measure(taxonomy: Taxonomy, decoder: Decoder, answers: Answers, examples: Se
         result[task.id] = entry
     complete = np.logical_and.reduce([values != UNLABELLED for values in answers.true.values()])
     right = np.logical_and.reduce([answers.true[task] == answers.chosen[task] for task in taxonomy.task_ids])
-    seen = answers.answerable
+    read = answers.answerable
     result["overall"] = {
         "mails": len(examples),
-        "mails_without_text": int((~seen).sum()),
+        "mails_without_text": int((~read).sum()),
         "mean_macro_f1": round(float(np.mean([result[task]["macro_f1"] for task in taxonomy.task_ids])), 4),
         **metrics.exact_match(answers.true, answers.chosen),
-        "invalid_before_decoding": metrics.invalid_share(_rows(answers.first, seen), taxonomy.valid_indices),
-        "invalid_after_decoding": metrics.invalid_share(_rows(answers.chosen, seen), taxonomy.valid_indices),
+        "invalid_before_decoding": metrics.invalid_share(_rows(answers.first, read), taxonomy.valid_indices),
+        "invalid_after_decoding": metrics.invalid_share(_rows(answers.chosen, read), taxonomy.valid_indices),
         "routing": metrics.routing(answers.routed[complete], right[complete]),
         "routed_of_all": round(float(answers.routed.mean()), 4),
     }

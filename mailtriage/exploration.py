@@ -30,6 +30,7 @@ DIRECTIONS = 200  # latent semantic analysis: keeps the regression quick
 FEATURES = 30_000  # of words and of characters each, the most frequent ones
 FEWEST = 2 * FOLDS  # mails of a label; one with fewer is left out of the search for wrong labels
 SUSPICIOUS = "suspicious_labels.csv"
+UNDATED = "without a time"  # sorts behind every month
 Progress = Callable[[str], None]
 
 
@@ -72,6 +73,7 @@ def explore(
     figures = {
         "mails": len(examples),
         "labels": {task.id: _counts(task.label_ids, true[task.id]) for task in taxonomy.tasks},
+        "labels_by_month": {task.id: _by_month(task.label_ids, examples, true[task.id]) for task in taxonomy.tasks},
         "missing": {task: int((labels == UNLABELLED).sum()) for task, labels in true.items()},
         "languages": dict(Counter(mail.language or "unclear" for mail in examples).most_common()),
         "characters": _quantiles([len(mail.text) for mail in examples]),
@@ -83,7 +85,7 @@ def explore(
         "suspicious": {task: sum(s.task == task for s in suspicions) for task in taxonomy.task_ids},
     }
     progress("drawing")
-    pictures = _draw(output, taxonomy, examples, true, figures)
+    pictures = _draw(output, examples, figures)
     (output / "explore.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     report.write_exploration(output / "explore.html", figures, pictures, suspicions, taxonomy)
     return figures
@@ -202,21 +204,19 @@ def _repeats(examples: Sequence[Example], duplicates: Sequence[int]) -> dict[str
     }
 
 
-def _draw(
-    output: Path,
-    taxonomy: Taxonomy,
-    examples: Sequence[Example],
-    true: Mapping[str, Labels],
-    figures: Mapping[str, Any],
-) -> dict[str, Path]:
+def _by_month(labels: Sequence[str], examples: Sequence[Example], true: Labels) -> dict[str, dict[str, int]]:
+    """Month -> label -> mails, the oldest month first; mails without a time stand under `UNDATED`, last."""
+    months = np.array([mail.received_at.strftime("%Y-%m") if mail.received_at else UNDATED for mail in examples])
+    return {str(month): _counts(labels, true[months == month]) for month in np.unique(months)}
+
+
+def _draw(output: Path, examples: Sequence[Example], figures: Mapping[str, Any]) -> dict[str, Path]:
     pictures = {"labels": plots.label_distribution(output / "explore_labels.png", figures["labels"])}
-    months = [mail.received_at.strftime("%Y-%m") if mail.received_at else None for mail in examples]
-    if len(set(months) - {None}) > 1:
-        for task in (task for task in taxonomy.tasks if (true[task.id] != UNLABELLED).any()):
-            over_time = _over_time(task.label_ids, months, true[task.id])
-            pictures[f"time_{task.id}"] = plots.labels_over_time(
-                output / f"explore_time_{task.id}.png", task.id, *over_time
-            )
+    for task, by_month in figures["labels_by_month"].items():
+        months, shares = _over_time(figures["labels"][task], by_month)
+        if len(months) > 1 and any(figures["labels"][task].values()):
+            file = output / f"explore_time_{task}.png"
+            pictures[f"time_{task}"] = plots.labels_over_time(file, task, months, shares)
     lengths: dict[str, list[int]] = {}
     for mail in examples:
         lengths.setdefault(mail.language or "unclear", []).append(len(mail.text))
@@ -225,13 +225,12 @@ def _draw(
 
 
 def _over_time(
-    labels: Sequence[str], months: Sequence[str | None], true: Labels, largest: int = 6
+    labels: Mapping[str, int], by_month: Mapping[str, Mapping[str, int]], largest: int = 6
 ) -> tuple[list[str], dict[str, list[float]]]:
     """Months, and each month's share of the largest labels."""
-    counts = Counter(true[true >= 0].tolist())
-    names = sorted({month for month in months if month})
-    by_month = {name: np.array([month == name for month in months]) & (true >= 0) for name in names}
-    return names, {
-        labels[number]: [float((true[rows] == number).mean()) if rows.any() else 0.0 for rows in by_month.values()]
-        for number, _ in counts.most_common(largest)
+    months = {month: counts for month, counts in by_month.items() if month != UNDATED}
+    totals = {month: max(sum(counts.values()), 1) for month, counts in months.items()}
+    commonest = [label for label, mails in Counter(labels).most_common(largest) if mails]
+    return list(months), {
+        label: [counts[label] / totals[month] for month, counts in months.items()] for label in commonest
     }

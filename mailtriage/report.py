@@ -68,6 +68,7 @@ def write_exploration(
             "figures": figures,
             "pictures": [{"source": _embedded(file), "alt": _words(name)} for name, file in pictures.items()],
             "tasks": [{"id": task, "name": _words(task)} for task in taxonomy.task_ids],
+            "by_month": [_months(task, found) for task, found in figures["labels_by_month"].items()],
             "suspicions": suspicions[:LISTED],
             "suspicious": len(suspicions),
             "crossings": _crossings(figures),
@@ -75,6 +76,15 @@ def write_exploration(
             "code_version": mailtriage.__version__,
         },
     )
+
+
+def _months(task: str, by_month: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """A table of counts, a row a label that occurs, the largest first."""
+    labels = next(iter(by_month.values()))
+    rows = [{"label": label, "counts": [counts[label] for counts in by_month.values()]} for label in labels]
+    rows = [row | {"all": sum(row["counts"])} for row in rows if any(row["counts"])]
+    rows.sort(key=lambda row: (-row["all"], row["label"]))
+    return {"name": _words(task), "months": list(by_month), "rows": rows}
 
 
 def _render(path: Path, name: str, values: Mapping[str, Any]) -> Path:
@@ -99,6 +109,7 @@ def content(metrics: Mapping[str, Any], pictures: Mapping[str, Path], taxonomy: 
         "overall": metrics["overall"],
         "title": _title(metrics["model"]),
         "verdict": _verdict(metrics["overall"]),
+        "mails": _mails(metrics["overall"]),
         "tiles": _tiles(metrics, taxonomy),
         "sections": _sections(pictures),
         "tasks": tasks,
@@ -128,6 +139,28 @@ def _verdict(overall: Mapping[str, Any]) -> str:
         f"and of those {100 * routing['precision']:.1f} % get every label right. "
         f"The other {100 - round(100 * routing['coverage'])} are left for people, with suggestions."
     )
+
+
+def _mails(overall: Mapping[str, Any]) -> dict[str, str]:
+    """What the model was measured on: a phrase, and a warning where its figures are no figures on new mails."""
+    seen, mails = overall.get("mails_seen"), f"{overall['mails']:,} mails"
+    if seen == 0:
+        return {"text": f"{mails} that the model has not seen", "warning": ""}
+    if seen is None:
+        return {"text": f"{mails}; the bundle does not say whether it has seen them", "warning": ""}
+    warning = (
+        f"The model was fitted on or chosen by {seen:,} of these {mails}. Its figures below are better than those on "
+        "new mails will be."
+    )
+    return {"text": mails, "warning": warning}
+
+
+def _and_seen(name: str, found: Mapping[str, Any]) -> str:
+    """Another model's name, and what may flatter it."""
+    seen = found.get("mails_seen")
+    if seen is None:
+        return f"{name}, which may have seen these mails before"
+    return f"{name}, which saw {seen:,} of these mails before" if seen else name
 
 
 def _tiles(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, str]]:
@@ -160,14 +193,17 @@ def _sections(pictures: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def _comparison(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> list[dict[str, Any]]:
     baselines = metrics.get("baselines", {})
-    if not baselines and "champion" not in metrics:
+    if not (baselines or "champion" in metrics or "against" in metrics):
         return []
     own = [metrics[task]["macro_f1"] for task in taxonomy.task_ids] + [metrics["overall"]["mean_macro_f1"]]
     rows = [{"name": "this model", "values": own}]
     if "champion" in metrics:
         found = metrics["champion"]
         values = [found[task]["macro_f1"] for task in taxonomy.task_ids] + [found["mean_macro_f1"]]
-        rows.append({"name": f"champion: {_title(found['model'])}", "values": values})
+        rows.append({"name": _and_seen(f"champion: {_title(found['model'])}", found), "values": values})
+    for name, found in metrics.get("against", {}).items():
+        values = [found[task]["macro_f1"] for task in taxonomy.task_ids] + [found["mean_macro_f1"]]
+        rows.append({"name": _and_seen(name, found), "values": values})
     for name, scores in baselines.items():
         values = [scores[task]["macro_f1"] for task in taxonomy.task_ids] + [scores["mean_macro_f1"]]
         rows.append({"name": BASELINE_NAMES.get(name, _words(name)), "values": values})
@@ -180,12 +216,14 @@ def _champion(metrics: Mapping[str, Any], taxonomy: Taxonomy) -> dict[str, Any] 
     if not found:
         return None
     surely = "more than luck" if found["p_value"] < 0.05 else "within what luck does"
+    seen = found.get("mails_seen")
+    flattered = f" The champion was fitted on or chosen by {seen:,} of these mails, which flatters it." if seen else ""
     return {
         "name": _title(found["model"]),
         "rows": [{"name": _words(task), **found[task]} for task in taxonomy.task_ids],
         "text": (
             f"Mean macro-F1 changes by {found['difference']:+.3f} (95 % interval {found['interval'][0]:+.3f} to "
-            f"{found['interval'][1]:+.3f}, paired bootstrap p = {found['p_value']:.3f}): {surely}."
+            f"{found['interval'][1]:+.3f}, paired bootstrap p = {found['p_value']:.3f}): {surely}.{flattered}"
         ),
     }
 

@@ -118,21 +118,98 @@ def test_evaluate_writes_metrics_report_and_pictures(bundle_path: Path, data: Pa
     assert list(tmp_path.glob("*.png"))
 
 
-def test_train_writes_a_bundle_that_verifies_and_quarantines_unknown_labels(
-    tiny_encoder: Path, mails: list[Email], tmp_path: Path
+def test_explore_writes_a_page_figures_and_labels_to_check_and_quarantines_bad_rows(
+    mails: list[Email], tmp_path: Path
 ) -> None:
-    config = tmp_path / "config.yaml"
-    settings = {"taxonomy": str(ROOT / "taxonomy.yaml"), "encoder": str(tiny_encoder), "max_tokens": 64, "epochs": 1}
-    config.write_text(json.dumps(settings | {"export_tolerance": 0.5}))
-    records = [mail.to_record() for mail in mails[:200]]
-    records[3]["queue"] = "nonsense"
+    records = [mail.to_record() for mail in mails[:60]]
+    records[7]["topic"] = "nonsense"
     (tmp_path / "mails.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
-    run("train", "--config", config, "--data", tmp_path / "mails.jsonl", "--output", tmp_path / "bundle")
+    done = run("explore", tmp_path / "mails.jsonl", "--output", tmp_path / "explore")
 
-    assert "is whole" in run("bundle", "verify", tmp_path / "bundle").stdout
-    (bad,) = rows(tmp_path / "bundle.quarantine.jsonl")
+    figures = json.loads((tmp_path / "explore" / "explore.json").read_text())
+    dated = sum(sum(month.values()) for month in figures["labels_by_month"]["queue"].values())
+    assert figures["mails"] == dated + figures["missing"]["queue"] == 59
+    assert "59 labelled mails" in (tmp_path / "explore" / "explore.html").read_text(encoding="utf-8")
+    with (tmp_path / "explore" / "suspicious_labels.csv").open(encoding="utf-8", newline="") as stream:
+        assert next(csv.reader(stream)) == ["id", "task", "given label", "suggested label", "confidence"]
+    (bad,) = rows(tmp_path / "explore.quarantine.jsonl")
+    assert (bad["row"], bad["code"]) == (8, "unknown_label")
+    assert "1 rows cannot be used" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder: Path, mails: list[Email], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `mails.jsonl`, 199 mails and a row that cannot be used, and the `bundle` trained on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = {"taxonomy": str(ROOT / "taxonomy.yaml"), "encoder": str(tiny_encoder), "max_tokens": 64, "epochs": 1}
+    (folder / "config.yaml").write_text(json.dumps(settings | {"export_tolerance": 0.5, "seed": 3}))
+    records = [mail.to_record() for mail in mails[:200]]
+    records[3]["queue"] = "nonsense"
+    (folder / "mails.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    run("train", "--config", folder / "config.yaml", "--data", folder / "mails.jsonl", "--output", folder / "bundle")
+    return folder
+
+
+def test_train_writes_a_bundle_that_verifies_and_quarantines_unknown_labels(trained: Path) -> None:
+    assert "is whole" in run("bundle", "verify", trained / "bundle").stdout
+    (bad,) = rows(trained / "bundle.quarantine.jsonl")
     assert (bad["row"], bad["code"]) == (4, "unknown_label")
+
+
+def test_evaluate_on_its_training_file_measures_the_part_that_training_left_out(trained: Path, tmp_path: Path) -> None:
+    done = run("evaluate", trained / "bundle", trained / "mails.jsonl", "--output", tmp_path / "evaluation")
+
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    parts = {name: part["mails"] for name, part in metrics["split"]["parts"].items()}
+    assert sum(parts.values()) == 199
+    assert parts["test"] == metrics["overall"]["mails"] < 30
+    assert metrics["overall"]["mails_seen"] == 0
+    assert all(counts["crossing"] == 0 for counts in metrics["split"]["groups"].values())
+    assert set(metrics["baselines"]) == {"majority", "tfidf_svm"}
+    assert f"{parts['test']} mails that the model has not seen" in _page(tmp_path / "evaluation")
+    assert f"measuring on the {parts['test']}" in done.stderr
+    (bad,) = rows(tmp_path / "evaluation.quarantine.jsonl")
+    assert (bad["row"], bad["code"]) == (4, "unknown_label")
+
+
+def test_evaluate_never_calls_a_mail_unseen_that_the_model_or_another_was_trained_on(
+    trained: Path, bundle_path: Path, mails: list[Email], tmp_path: Path
+) -> None:
+    """180 mails of the training file, and 20 mails that came later."""
+    renamed = [mail.to_record() | {"id": f"again-{mail.id}"} for mail in [*mails[10:190], *mails[380:]]]
+    (tmp_path / "mails.jsonl").write_text("".join(json.dumps(record) + "\n" for record in renamed), encoding="utf-8")
+
+    done = run(
+        "evaluate", trained / "bundle", tmp_path / "mails.jsonl", "--output", tmp_path,
+        "--champion", bundle_path, "--against", f"the other={bundle_path}",
+    )  # fmt: skip
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    left_out = 199 - len(read_hashes(trained / "bundle"))
+    assert metrics["overall"]["mails"] == 200
+    assert 180 - left_out <= metrics["overall"]["mails_seen"] <= 190
+    assert metrics["champion"]["mails_seen"] == metrics["against"]["the other"]["mails_seen"] == 200
+    page = _page(tmp_path)
+    assert "that the model has not seen" not in page
+    assert f"fitted on or chosen by {metrics['overall']['mails_seen']} of these 200 mails" in page
+    assert "the other, which saw 200 of these mails before" in page
+    assert f"has seen {metrics['overall']['mails_seen']} of 200 mails" in done.stderr
+
+
+def read_hashes(bundle: Path) -> set[bytes]:
+    content = (bundle / "seen_mails.bin").read_bytes()
+    return {content[start : start + 8] for start in range(0, len(content), 8)}
+
+
+def _page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_against_wants_a_name_and_a_bundle(bundle_path: Path, data: Path, tmp_path: Path) -> None:
+    done = run("evaluate", bundle_path, data, "--output", tmp_path, "--against", bundle_path, code=1)
+
+    assert "ConfigError: expected --against NAME=BUNDLE" in done.stderr
 
 
 def test_verify_names_the_damaged_file(bundle_path: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -63,6 +64,25 @@ def test_the_page_has_pictures_first_and_loads_nothing(output):
     figures = json.loads((output / "explore.json").read_text())
     assert figures["mails"] == ROWS
     assert all(counts["crossing"] == 0 for counts in figures["split"]["groups"].values())
+
+
+def test_labels_are_counted_by_month(taxonomy, tmp_path):
+    times = [datetime(2026, month, 3, tzinfo=UTC) for month in (11, 9, 9, 9)]
+    queues = ["trading", "tax", "trading", "tax"]
+    mails = [
+        Example(str(n), f"Frage {n}", f"Text {n} aus dem Monat", received_at=time, labels={"queue": queue})
+        for n, (time, queue) in enumerate(zip([*times, None], [*queues, "tax"], strict=True))
+    ]
+
+    explore(mails, taxonomy, split(mails), tmp_path)
+
+    by_month = json.loads((tmp_path / "explore.json").read_text())["labels_by_month"]["queue"]
+    assert list(by_month) == ["2026-09", "2026-11", "without a time"]
+    some = {month: {label: mails for label, mails in counts.items() if mails} for month, counts in by_month.items()}
+    assert some == {"2026-09": {"trading": 1, "tax": 2}, "2026-11": {"trading": 1}, "without a time": {"tax": 1}}
+    page = (tmp_path / "explore.html").read_text(encoding="utf-8")
+    assert "<tr><td>tax</td><td>2</td><td>0</td><td>1</td><td>3</td></tr>" in page
+    assert page.index("<td>tax</td>") < page.index("<td>trading</td>")
 
 
 def test_near_duplicates_with_different_labels_are_conflicts(taxonomy):
