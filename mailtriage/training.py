@@ -16,6 +16,7 @@ import mailtriage
 from mailtriage.bundle import Bundle, write_manifest
 from mailtriage.calibration import fit_temperature
 from mailtriage.cleaning_trace import write_traces
+from mailtriage.code_version import code_version
 from mailtriage.config import TrainingConfig
 from mailtriage.decoding import Decoder, Logits
 from mailtriage.encoders import quiet_transformers
@@ -140,6 +141,7 @@ def fit_and_calibrate(
         say(f"fitting anew on all {len(together):,} mails")
         last = config.model_copy(update={"keep": "last", "patience": None})
         model, train_set, validation_set = prepare(last, taxonomy, together, validation, folder)
+        content = f"{text}{data_hash(together, validation)}"  # else `last` may name the finished first run on Ray
         _fit_anywhere(model, train_set, validation_set, last, folder / "refit", content, say)
         if config.lexical:
             lexical = lexical_heads(model, train_set, config)
@@ -311,7 +313,7 @@ def _model_card(config: TrainingConfig, taxonomy: Taxonomy, calibrated: Calibrat
 Sorts customer e-mail in German and English: {len(taxonomy.tasks)} labels a mail, each with a calibrated confidence.
 
 - Encoder: `{config.encoder}`, {config.encoder_layers or "all"} layers; at most {config.max_tokens} tokens{lexical}
-- Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}
+- Made by mailtriage {mailtriage.__version__}; taxonomy {taxonomy.version}; code `{code_version()}`
 - Training and validation mails: SHA-256 `{data}`
 - Macro-F1 on validation mails: {found}; mean {calibrated.score:.3f}. The evaluation report has the
   figures on mails that neither training nor calibration saw{refit}
