@@ -36,6 +36,7 @@ from mailtriage.fitting import (
 from mailtriage.lexical import LexicalHeads, Scales, fit_lexical, fit_scales
 from mailtriage.metrics import Labels
 from mailtriage.model import MultiTaskClassifier
+from mailtriage.seen import write_seen
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.thresholds import compile_thresholds
 
@@ -82,6 +83,7 @@ def train(
     shutil.copy(unfinished / "tokenizer.json", folder)
     (folder / "taxonomy.yaml").write_text(text, encoding="utf-8")
     write_traces(folder, (example.trace for example in train if example.trace is not None))
+    write_seen(folder, [*train, *validation])
     _seal(fitted, taxonomy, config, folder, data_hash(train, validation), say)
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
