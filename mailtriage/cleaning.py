@@ -15,12 +15,14 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from mailtriage.cleaning_rules.app_footers import cut_app_footers
+from mailtriage.cleaning_rules.closings import is_name, is_only_thanks
 from mailtriage.cleaning_rules.disclaimers import cut_disclaimers
 from mailtriage.cleaning_rules.edits import Removed, apply_edits, compose
-from mailtriage.cleaning_rules.greetings import greeting_edits
+from mailtriage.cleaning_rules.greetings import greeting_edits, is_salutation
 from mailtriage.cleaning_rules.html_text import Container, is_html, visible_text, without_markup_signs
 from mailtriage.cleaning_rules.mail_lines import Line, cut_edits, split_lines, without_doubled_blanks
 from mailtriage.cleaning_rules.markup_leftovers import cut_leftovers
@@ -33,7 +35,7 @@ from mailtriage.cleaning_rules.white_space import blank_line_edits, shows_all, w
 
 __all__ = ["CLEANING_VERSION", "KNOWN_CLEANING_VERSIONS", "Cleaned", "Removed", "clean"]
 
-CLEANING_VERSION = "2"
+CLEANING_VERSION = "3"
 KNOWN_CLEANING_VERSIONS = frozenset({CLEANING_VERSION})
 
 # A mail is cleaned until nothing changes, which takes most one pass. A text that was made to unfold for ever may take
@@ -177,9 +179,12 @@ def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool, again: b
     cut_disclaimers([line for line in lines if line.cut is None])
     cut_signatures(_above_forward(lines), mentions)
     cut_signatures(lines, mentions)
-    if any(line.cut is None and _says_something(line.text) for line in lines):
-        return False
-    return _keep_best_block(lines)
+    left = [line for line in lines if line.cut is None and _says_something(line.text)]
+    if not left or _only_signs_quote(lines, left):
+        return _keep_best_block(lines)
+    if all(is_salutation(line.text) for line in left):
+        return _give_back(_opt_outs(lines))
+    return False
 
 
 def _above_forward(lines: Sequence[Line]) -> Sequence[Line]:
@@ -193,6 +198,16 @@ def _above_forward(lines: Sequence[Line]) -> Sequence[Line]:
 _SAYS_NOTHING = "-_=*~#>|.•· \t\x00\u00a0\u00ad\u200b"
 
 
+def _only_signs_quote(lines: Sequence[Line], left: Sequence[Line]) -> bool:
+    """Whether only a name is left, below quoted lines: a letter that the client's program marked as quoted."""
+    text = left[0].text
+    if len(left) > 1 or len(text.split()) < 2 or text[-1] in ".!?" or not is_name(text) or is_only_thanks(text):
+        return False
+    above = takewhile(lambda line: line is not left[0], lines)
+    cuts = {line.cut for line in above if line.cut is not None}
+    return cuts == {("quote", "quote_mark")}
+
+
 def _says_something(text: str) -> bool:
     return text.strip(_SAYS_NOTHING) != ""
 
@@ -204,11 +219,21 @@ def _keep_best_block(lines: Sequence[Line]) -> bool:
         lambda: newest_message(lines),
         lambda: [line for line in lines if line.cut and line.cut[0] == "signature"],
         lambda: [line for line in lines if line.cut and line.cut[0] in ("legal_footer", "disclaimer")],
+        lambda: _opt_outs(lines),
     )
-    for choice in choices:
-        block = [line for line in choice() if line.text]
-        if any(_says_something(line.text) for line in block):
-            for line in block:
-                line.cut = None
-            return True
-    return False
+    return any(_give_back(choice()) for choice in choices)
+
+
+def _opt_outs(lines: Sequence[Line]) -> list[Line]:
+    """Newsletter abbestellen: with nothing else in the mail, that is the request. Nobody types the link to it."""
+    return [line for line in lines if line.cut == ("tracking", "opt_out") and "://" not in line.text]
+
+
+def _give_back(lines: Sequence[Line]) -> bool:
+    """Keep lines that were cut after all; returns whether they say anything."""
+    block = [line for line in lines if line.text]
+    if not any(_says_something(line.text) for line in block):
+        return False
+    for line in block:
+        line.cut = None
+    return True

@@ -52,7 +52,10 @@ _APP_FOOTER = pattern(
 _SPEAKS_OF_SENDING = pattern(
     r"\b(?:wurden|ist|sind|war|hab\w*|hatt?e\w*|konto|depot|bank|fax|brief|einschreiben|post|desk|büro|ich|wir|sie"
     r"|ihnen|leider|nicht|kein\w{0,2}|seit|weil|aber|dass?|mehr|kam|kommt|kann|geht|funktioniert"
-    r"|is|was|were|have|but|not|i|we|you|yet|amount|account|that|which|can|does)\b"
+    r"|is|was|were|have|but|not|i|we|you|yet|amount|account|that|which|can|does"
+    # Gesendet von meinem iPhone aus Spanien, bitte Karte sperren!      Sent from my phone, please block my card
+    r"|bitte|karte|sperr\w*|kündig\w*|verkauf\w*|überweis\w*|brauch\w*|möchte|mein|meine|dringend|eilt|hilfe|anruf\w*"
+    r"|please|block|card|sell|cancel|close|transfer|need|want|urgent|help|call)\b"
 )
 # Holen Sie sich Outlook      This message was sent from
 _POLITE = pattern(r"holen sie sich|laden sie|this (?:e-?mail|mail|message) was")

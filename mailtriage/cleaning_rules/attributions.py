@@ -43,10 +43,14 @@ _REPORT = pattern(
     # Am 12.03.2024 schrieb ich Ihnen bereits      Am 3. März um 10:15 Uhr schrieb mir Ihr Kollege Folgendes:
     r"(?:schrieb(?:en)?|wrote|sent)\s+(?:ich|wir|mir|uns|sie|er|man|ihnen|du|dir|ihre?[rmn]?|meine?|unsere?|to|me|us"
     r"|you|the|that)\b",
-    # On 12 March at 10:15 your colleague wrote:      Am 3.3.2024 um 9:00 hat Ihre Hotline mir geschrieben:
-    r"\b(?:ich|wir|I|we|he|she|they|your|my|our|ihre?r?|meine?|unsere?)\b[^<@]{0,60}?\b(?:schrieb(?:en)?|geschrieben"
-    r"|wrote|sent)\b",
+    # On 12 March at 10:15 your colleague wrote:      Am 3.3.2024 um 9:00 haben Sie mir geschrieben:
+    r"\b(?:ich|wir|mir|uns|sie|man|wurde|I|we|he|she|they|you|your|my|our|ihre?r?|meine?|unsere?)\b[^<@]{0,60}?"
+    r"\b(?:schrieb(?:en)?|geschrieben|wrote|sent)\b",
+    # Am 12.03.2024 um 14:30 schrieb Herr Meier, dass es erledigt sei. Ich sehe aber nichts davon:
+    r"(?:schrieb(?:en)?|wrote)\b[^<@]{0,160}?(?:,\s(?:dass|daß|that)\b|(?-i:\b[a-zäöüß]{2,}[.!?]\s+[A-ZÄÖÜ]))",
 )
+# At 6/16/2016 08:32 PM, you wrote:      Am 12.03.2024, 10:11:12, schrieben Sie:      where quoted lines follow
+_TO_READER = pattern(r"\b(?:you wrote|schrieben sie|schriebst du)\s*[:：]\W*$")
 _WITHOUT_VERB = pattern(
     # 2024-03-12 10:11 GMT+01:00 Max Muster <max@example.org>:      2013/7/20 max <max@example.org>
     r"\d{4}[-/]\d{1,2}[-/]\d{1,2}(?: \d{1,2}:\d\d(?: (?:GMT"
@@ -142,6 +146,7 @@ def _strength(text: str) -> bool | None:
     address = _ADDRESS.search(text) is not None
     if not match["colon"]:
         return True if address and dated and timed and not match["tail"] else None
-    if not address and (match["verb"].lower() == "sent" or _REPORT.search(text) or not (dated or timed)):
-        return None
-    return (dated and timed) if _REPORT.search(text) else address or (dated and timed)
+    reports = _REPORT.search(text) is not None
+    if not address and (match["verb"].lower() == "sent" or reports or not (dated or timed)):
+        return False if dated and timed and _TO_READER.search(text) else None
+    return not reports and (address or (dated and timed))

@@ -56,6 +56,15 @@ _WORDS = (
 _PAPER = pattern(r"umwelt|environment")
 # In Ihrem Disclaimer steht      ich möchte      meine Daten: somebody speaks for himself
 _SPEAKS = pattern(r"\b(?:ich|mir|mich|mein(?:e[mnrs]?)?|(?-i:I)|my|me)\b")
+# Bitte sperren Sie das Depot.
+_REQUEST = pattern(r"\b(?:bitte|please)\b[^.!?]{0,300}")
+# bitte informieren Sie den Absender und löschen Sie diese E-Mail      please notify us and destroy all copies
+_ABOUT_MAILS = pattern(
+    r"mail|nachricht|mitteilung|message|absender|sender|empfänger|adressat|recipient|inhalt|anh(?:a|ä)ng|attach"
+    r"|umwelt|environment|druck|print|cop(?:y|ies)|kopie|vernicht|destroy|delete|zerstör|informier|inform|notify|notif"
+    r"|benachrichtig|verständig|kontakt|contact|prüf|vir(?:us|en)|beacht|note|advised|aware|consider|datenschutz|privacy"
+    r"|website|www|http|link|telefon|call",
+)
 
 
 def cut_disclaimers(lines: Iterable[Line]) -> None:
@@ -72,7 +81,7 @@ def is_disclaimer(block: Sequence[Line]) -> bool:
     if not first.lstrip(_SIGNS).lower().startswith(_BEGINNINGS) or not _START.match(first):
         return False
     text = " ".join(line.text for line in block[:20])[:3000]
-    if _SPEAKS.search(text):
+    if _SPEAKS.search(text) or any(not _ABOUT_MAILS.search(request[0]) for request in _REQUEST.finditer(text)):
         return False
     if _PAPER.search(first) and len(text) < 200:
         return True

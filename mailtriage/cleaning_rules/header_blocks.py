@@ -25,8 +25,14 @@ _FIELD = re.compile(
     + r")\*{0,2}\s?:\*{0,2}(?:\s+|(?=[\w<\"])|$)",
     re.IGNORECASE,
 )
-# max@example.org      10:11      2024      März
-_LOOKS_SENT = pattern(r"@|\d{1,2}[:.]\d\d|\d{4}|\b(?:Jan|Feb|M(?:ä|a)r|Apr|Ma[iy]|Jun|Jul|Aug|Sep|O[kc]t|Nov|De[zc])")
+# 10:11      9.05 Uhr
+_TIME = re.compile(r"(?<![\d.])\d{1,2}[:.]\d\d(?![.\d])")
+# 12.03.2024      März      2024
+_DATE = pattern(
+    r"\d{1,2}[./-]\d{1,2}[./-]\d|\b\d{4}\b|\b(?:Jan|Feb|M(?:ä|a)r|Apr|Ma[iy]|Jun|Jul|Aug|Sep|O[kc]t|Nov|De[zc])"
+)
+# Von: Verrechnungskonto 1234      An: DE02 1203 0000 0000 2020 51: a transfer that the client orders
+_ACCOUNT = pattern(r"konto|depot|account|\d{4}")
 _RULE = re.compile(r"(?:[-_=*~#─—–]{3,}|[-_]{2}|—)$")
 
 MOST_LINES = 60
@@ -94,4 +100,10 @@ def _is_block(found: dict[str, str], least: int) -> bool:
         return bool(main)
     if "from" not in main or len(main) < least:
         return False
-    return any(_LOOKS_SENT.search(found[field]) for field in main - {"subject"})
+    parties = [found[field] for field in ("from", "to", "cc") if field in found]
+    if any("@" in party for party in parties):
+        return True
+    date = found.get("date", "")
+    return _TIME.search(date) is not None or (
+        _DATE.search(date) is not None and not any(_ACCOUNT.search(party) for party in parties)
+    )

@@ -57,11 +57,21 @@ _FEATURES = (
             r"|Company (?:No|number|registration))"
         ),
     ),
-    # Bankverbindung: Musterbank, IBAN DE..., BIC MUSTDEFF      Gläubiger-ID DE98ZZZ09999999999
-    (
-        ("bankverbindung", "bic", "swift", "gläubiger"),
-        pattern(r"\b(?:Bankverbindung|BIC\b|SWIFT\b|Gläubiger-?(?:ID|Identifikation))"),
-    ),
+)
+# Bankverbindung: Musterbank, IBAN DE..., BIC MUSTDEFF      Gläubiger-ID DE98ZZZ09999999999
+_BANK = (
+    ("bankverbindung", "bic", "swift", "gläubiger"),
+    pattern(r"\b(?:Bankverbindung|BIC\b|SWIFT\b|Gläubiger-?(?:ID|Identifikation))"),
+)
+# Steuernummer 143/123/12345: everybody has one
+_PRIVATE = pattern(r"\bSt(?:euer)?\.?-?\s?(?:Nr\b|nummer)")
+# Bitte ändern Sie die Firmendaten.      Wir haben einen neuen Geschäftsführer.      our company details
+_COMPANY_AS_TOPIC = pattern(
+    r"\b(?:firmen|unternehmens|gesellschafts|stamm|register|handelsregister)(?:daten|eintrag\w*|auszug\w*|angaben"
+    r"|namen?)\b"
+    r"|\bgesch(?:ä|ae)ftsf(?:ü|ue)hr\w+|\bfirmierung|\bumfirm\w+|\bhandelsregister|\bimpressum|\brechtsform|\bfirmensitz"
+    r"|\bbankverbindung|\bkontoverbindung|\bcompany (?:data|details|name|register)"
+    r"|\b(?:managing )?director\b|\bimprint\b",
 )
 # in Ihrem Impressum steht HRB 99887      unsere neue USt-IdNr. lautet DE123456789
 _SPEAKS = pattern(
@@ -80,10 +90,17 @@ def features(text: str) -> int:
     """How many different facts of an imprint a text holds."""
     lowered = text.lower()
     found = 0
-    for words, fact in _FEATURES:
+    for words, fact in (*_FEATURES, _BANK):
         if mentioned(lowered, words) and fact.search(text):
             found += 1
     return found
+
+
+def names_company(text: str) -> bool:
+    """Whether a line states a fact that only companies have: a bank account has everybody."""
+    text = _PRIVATE.sub("", text)
+    lowered = text.lower()
+    return any(mentioned(lowered, words) and fact.search(text) for words, fact in _FEATURES)
 
 
 def is_imprint_line(text: str) -> bool:
@@ -95,6 +112,11 @@ def is_imprint(block: Sequence[Line]) -> bool:
     """Whether a paragraph states at least two facts of an imprint, and nobody speaks in it."""
     text = " ".join(line.text for line in block[:20])[:3000]
     return features(text) >= 2 and not speaks(text)
+
+
+def speaks_of_company(text: str) -> bool:
+    """Whether a line speaks of what stands in an imprint, or of an account."""
+    return _COMPANY_AS_TOPIC.search(text) is not None
 
 
 def cut_imprint(block: Sequence[Line]) -> None:

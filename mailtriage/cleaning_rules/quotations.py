@@ -74,7 +74,21 @@ _POINTS_BELOW = pattern(
     # nachfolgend      below
     r"\b(?:unten|nachfolgend|anbei|below)\b",
 )
+# Says so much of the text below that it stays even if the subject calls the mail no forward.
+_HANDS_ON = pattern(
+    # anbei leite ich Ihnen die Anfrage meiner Frau weiter      I am forwarding my wife's request
+    r"\bleite (?:ich|wir)\b[^.!?]{0,100}\bweiter\b|\b(?:ich|wir) leiten?\b[^.!?]{0,100}\bweiter\b|\bforwarding\b",
+    # folgende Mail habe ich bekommen      die weitergeleitete Anfrage      see the message below
+    r"\b(?:folgende|nachfolgende|nachstehende|unten ?stehende|weitergeleitete)n? (?:e-?mail|mail|nachricht|anfrage)\b",
+    r"\b(?:e-?mail|message|request) below\b|\bbelow (?:e-?mail|message|request)\b|\bfollowing (?:e-?mail|message)\b",
+)
 _WORD = re.compile(r"[^\W\d_]{2,}")
+# > 10.000 EUR: `more than`, not a question such as `> 2. Steuer-ID`
+_AMOUNT = re.compile(r"\d(?!\d?[.)]\s)")
+# Wie lautet Ihre Adresse?      Guten Tag,      Ihre Frage war:      Sie baten um:
+_SPEAKS_FULLY = pattern(
+    r"[.?!,]$|\b(?:ihre?|sie|ihnen|your?|fragen?|fragten?|ask(?:ed)?|questions?|mails?|nachricht)\b"
+)
 
 ENOUGH_OWN_WORDS = 20  # with as many above a forward, the forwarded text is only context
 ENOUGH_FORWARDED_WORDS = 4  # with as many in a forwarded message, the one below it is only context
@@ -184,7 +198,9 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     quoted = below < len(lines) and (lines[below].quoted or lines[below].indented)
     above = [line for line in lines[since : head.start] if not line.quoted]
     own = [line for line in above if line.own]
-    if (head.forward or (forwarded and head.rule == "header_block")) and _is_the_request(above, enough):
+    introduces = head.strong or quoted
+    may_forward = head.forward or (forwarded and head.rule != "reply_mark")
+    if introduces and _is_the_request(above, enough, may_forward):
         _mark(lines, head.start, head.stop, ("forward_header", head.rule))
         if quoted:
             _unquote(lines, below)
@@ -204,11 +220,18 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     return len(lines)
 
 
-def _is_the_request(above: Sequence[Line], enough: int) -> bool:
-    """Whether a forwarded message, and not what stands above it, is what the client wants to say."""
+def _is_the_request(above: Sequence[Line], enough: int, may_forward: bool) -> bool:
+    """Whether a forwarded message, and not what stands above it, is what the client wants to say.
+
+    `may_forward`: something else than those words says that the message was forwarded.
+    """
+    first = enough == ENOUGH_OWN_WORDS  # below a message, the words are another's
+    if not may_forward:
+        return first and any(_HANDS_ON.search(line.text) for line in above if line.own)
     own = _without_signature(above)
-    words = sum(len(_WORD.findall(line.text)) for line in own)
-    return words < enough or (enough == ENOUGH_OWN_WORDS and any(_POINTS_BELOW.search(line.text) for line in own))
+    if sum(len(_WORD.findall(line.text)) for line in own) < enough:
+        return True
+    return first and any(_POINTS_BELOW.search(line.text) for line in own)
 
 
 def _without_signature(above: Sequence[Line]) -> list[Line]:
@@ -273,6 +296,10 @@ def _are_own_marks(lines: Sequence[Line], position: int) -> bool:
     if all("<<" in text for text in texts):
         return True
     before = lines[position - 1].text if position else ""
+    if not before and position > 1:  # a blank line may stand between a colon and bullets that are no sentences
+        above = lines[position - 2].text
+        if above.endswith(":") and not any(_SPEAKS_FULLY.search(text) for text in (above, *texts)):
+            before = above
     if (
         not before
         or len(texts) < len(block)
@@ -282,7 +309,7 @@ def _are_own_marks(lines: Sequence[Line], position: int) -> bool:
         return False
     if has_verb(before) or any(is_heading(text) for text in texts):
         return False
-    return before.endswith(":") or (len(block) == 1 and texts[0][0].isdigit())
+    return before.endswith(":") or (len(block) == 1 and _AMOUNT.match(texts[0]) is not None)
 
 
 def _is_wrapped(lines: Sequence[Line], position: int) -> bool:

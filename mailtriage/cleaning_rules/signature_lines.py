@@ -59,11 +59,33 @@ _CLIENT_FACT = pattern(
     r"|auftrags|order|policen?|versicherungs|zugangs|filial)[- ]?(?:nummern?|nr|no|id|inhaber\w{0,3}"
     r"|verbindung)?\b\.?\s?(?:lautet|ist)?[\s:.#-]{0,4}[^\d]{0,25}\d",
     # Aktenzeichen: 12/345      IBAN DE89 3704 0044 0532 0130 00      Steuer-ID: 12 345 678 901      geb. 01.02.1970
-    r"(?:aktenzeichen|az\b\.?|ihr zeichen|iban|wkn|isin|steuer-?(?:id|identifikationsnummer)|geburtsdatum"
+    r"(?:aktenzeichen|az\b\.?|ihr zeichen|iban|wkn|isin|steuer-?(?:id|identifikationsnummer|nr|nummer)|geburtsdatum"
     r"|geb(?:oren)?\b\.?(?: am)?)[\s:.#-]{0,4}[^\d]{0,15}\d",
     # Customer number: 12345      Account no. 12345
     r"(?:my )?(?:customer|account|client|policy|reference|ref|user|securities account|custody account)[- ]?(?:no"
     r"|number|id)?\b\.?[\s:.#-]{0,4}[^\d]{0,15}\d",
+)
+# Max Muster | Depot 1234567890      Tel. 089 123456, Kundennr. 4711123      the number follows its name at once
+_CLIENT_NUMBER = pattern(
+    r"(?<!\w)(?:(?:verrechnungs|giro|tagesgeld|haupt|wertpapier)?(?:depot|konto)|(?:kunden|kd\.?|vertrags?|personen"
+    r"|mitglieds|policen?|versicherungs)(?=[- ]?(?:nummer|nr))|(?:customer|client|account)(?= (?:no|number)))"
+    r"[- ]?(?:nummer|nr|number|no)?\b\.?[\s:.#-]{0,3}\d{4}",
+    r"\bIBAN\b[\s:.]{0,3}[A-Z]{2}\d\d",
+)
+# Max Muster (Erbe von Eva Muster)      als Betreuerin von Eva Muster: on whose behalf somebody speaks
+_ROLE = pattern(
+    r"\b(?:(?:allein|mit)?erb(?:e|in|en|engemeinschaft)|bevollmächtigte[rn]?|vorsorgevollmacht"
+    r"|(?:general|in) ?vollmacht|betreuer(?:in)?|vormund|witwer?|gesetzliche[rn]? vertreter(?:in)?"
+    r"|testamentsvollstrecker(?:in)?|nachlasspfleger(?:in)?"
+    r"|im namen|executor|power of attorney|on behalf of|legal guardian)\b",
+)
+# Frist: 31.03.2024      Eilt!      Termin ist der 5. April      Dringend
+_URGENCY = pattern(
+    r"[*_!]{0,3}(?:eilt|eilig|sehr eilig|dringend|frist|termin|stichtag|wichtig|deadline|urgent|asap)\b(?! gmbh)",
+)
+# ab 17 Uhr erreichbar      Rückruf bitte mobil      call me after 5 pm
+_WHEN_TO_CALL = pattern(
+    r"\berreichbar\b|\brückruf|\b(?:ab|vor|nach|bis) \d{1,2}(?:[:.]\d\d)? ?uhr\b|\b(?:call|reach) me\b",
 )
 _POSTSCRIPT = pattern(
     # PS: Bitte auch den Sparplan anpassen.      P.S. Mein Name ist jetzt Muster.      NB: ...      Nachtrag: ...
@@ -84,6 +106,10 @@ _SENTENCE = pattern(
     r"\b(?:please|(?-i:I)|i'm|my|me|we|need|want|not|is|are|was|can|could|would|will|have|has|urgent|asap|when|why|how"
     r"|call|because|if)\b",
 )
+
+
+_KEPT = pattern(_POSTSCRIPT.pattern, _ATTACHMENT.pattern, _CLIENT_FACT.pattern, _URGENCY.pattern)
+_KEPT_INSIDE = (_CLIENT_NUMBER, _ROLE, _WHEN_TO_CALL)
 
 
 def is_contact(text: str) -> bool:
@@ -113,7 +139,12 @@ def is_signature_line(text: str) -> bool:
 
 def is_kept(text: str) -> bool:
     """Whether a line is for the reader even within a signature: postscript, attachment, a number of the client's."""
-    return is_postscript(text) or _ATTACHMENT.match(text) is not None or _CLIENT_FACT.match(text) is not None
+    return _KEPT.match(text) is not None or any(kept.search(text) for kept in _KEPT_INSIDE)
+
+
+def says_when_to_call(text: str) -> bool:
+    """Whether a line says when to call, so that the number above it is for the reader, too."""
+    return _WHEN_TO_CALL.search(text) is not None
 
 
 def is_postscript(text: str) -> bool:

@@ -8,7 +8,14 @@ from itertools import chain, islice, pairwise, takewhile
 from mailtriage.cleaning_rules.closings import is_closing, is_name, is_only_thanks, is_short_closing, may_close
 from mailtriage.cleaning_rules.disclaimers import is_disclaimer
 from mailtriage.cleaning_rules.greetings import is_salutation
-from mailtriage.cleaning_rules.imprints import cut_imprint, is_imprint, is_imprint_line, speaks
+from mailtriage.cleaning_rules.imprints import (
+    cut_imprint,
+    is_imprint,
+    is_imprint_line,
+    names_company,
+    speaks,
+    speaks_of_company,
+)
 from mailtriage.cleaning_rules.mail_lines import Line, paragraphs, paragraphs_from_end
 from mailtriage.cleaning_rules.patterns import Mentions, Telling, mentioned, pattern
 from mailtriage.cleaning_rules.signature_lines import (
@@ -20,6 +27,7 @@ from mailtriage.cleaning_rules.signature_lines import (
     is_postscript,
     is_prose,
     is_signature_line,
+    says_when_to_call,
 )
 
 _DELIMITERS = frozenset({"--", "—", "__"})
@@ -108,7 +116,8 @@ def _cut_below_closings(lines: Sequence[Line]) -> None:
         if is_closing(line.text):
             if is_short_closing(line.text) and not _may_close(lines, index):
                 continue
-            line.cut = ("signature", "closing")
+            if not is_kept(line.text):  # Viele Grüße Max Muster, Erbe von Eva Muster
+                line.cut = ("signature", "closing")
             _cut_signature(lines, index + 1, "closing")
         elif is_only_thanks(line.text) and _only_signature_left(lines, index + 1):
             _cut_signature(lines, index + 1, "closing")
@@ -130,16 +139,18 @@ def _only_signature_left(lines: Sequence[Line], start: int) -> bool:
 def _cut_signature(lines: Sequence[Line], start: int, rule: str) -> None:
     """Cut name, contact and company lines from `start` on; stop where the client goes on."""
     below = takewhile(lambda line: line.cut is None or line.cut[0] != "forward_header", islice(lines, start, None))
+    company = False  # whether the signature has stated a fact that only companies have
     for count, block in enumerate(paragraphs(below)):
-        if not _cut_paragraph(block, rule, near=count < 2):
+        company = company or any(names_company(line.text) for line in block)
+        if not _cut_paragraph(block, rule, near=count < 2, company=company):
             return
 
 
-def _cut_paragraph(block: Sequence[Line], rule: str, near: bool) -> bool:
+def _cut_paragraph(block: Sequence[Line], rule: str, near: bool, company: bool) -> bool:
     """Cut a paragraph of a signature line by line; returns whether the signature may go on below it.
 
     `near`: only close to the closing is a lone name part of the signature. Below a delimiter, a short line of any
-    sort is.
+    sort is. `company`: its bank account is part of the imprint; another's is what the client says.
     """
     if is_disclaimer(block):
         for line in block:
@@ -147,15 +158,23 @@ def _cut_paragraph(block: Sequence[Line], rule: str, near: bool) -> bool:
         return True
     kinds = [_kind_of_line(line.text) for line in block]
     with_details = any(kinds)
-    for line, kind in zip(block, kinds, strict=True):
-        if is_kept(line.text):
+    for position, (line, kind) in enumerate(zip(block, kinds, strict=True)):
+        if is_kept(line.text) and not (company and kind == "imprint"):
             if is_postscript(line.text):
                 return False
+            if says_when_to_call(line.text):
+                _keep_number_above(block[:position])
         elif kind == "imprint":
             line.cut = ("legal_footer", "imprint")
         elif not _cut_line(line, kind == "detail", rule, near or with_details, with_details or rule == "delimiter"):
             return False
     return True
+
+
+def _keep_number_above(block: Sequence[Line]) -> None:
+    """0170 1234567, above `ab 17 Uhr erreichbar`"""
+    if block and is_contact(block[-1].text):
+        block[-1].cut = None
 
 
 def _kind_of_line(text: str) -> str:
@@ -220,18 +239,25 @@ def _is_contact_block(block: Sequence[Line], before: str) -> bool:
 
 
 def _cut_imprint_at_end(lines: Sequence[Line]) -> bool:
-    """Imprints are cut only from the end of the client's words upwards, and not where a colon announces them.
+    """Imprints are cut only from the end of the client's words upwards, and not where the client announces them.
 
     Returns whether any was.
     """
     found = False
     for block, above in pairwise(chain(paragraphs_from_end(lines), ([],))):
-        announced = bool(above) and above[-1].text.endswith(":")
+        announced = bool(above) and _announces(above)
         if announced or not is_imprint(block) or not all(is_signature_line(line.text) for line in block):
             break
         cut_imprint(block)
         found = True
     return found
+
+
+def _announces(block: Sequence[Line]) -> bool:
+    """Whether the paragraph above an imprint says that it is what the client writes about."""
+    return block[-1].text.endswith(":") or any(
+        speaks_of_company(line.text) and not is_signature_line(line.text) for line in block
+    )
 
 
 def _cut_rules_at_end(lines: Sequence[Line]) -> None:

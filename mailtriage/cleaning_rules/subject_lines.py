@@ -8,7 +8,7 @@ LONGEST_SUBJECT = 2000
 
 # Re: AW: WG: Fwd:      Antwort:      RE[2]:      [EXTERN]      [Ticket#2024031210000123]
 _PREFIX = re.compile(
-    r"\s*(?:(?P<forward>wg|fwd?|weitergeleitet|tr|i|doorst|vs|enc)|re|aw|antw(?:ort)?|antwort|sv|ref|rv|odp|r"
+    r"\s*(?:(?P<forward>wg|fwd?|weitergeleitet|weiterleitung|wtr(?:lt)?|tr|i|doorst|vs|enc)|re|aw|antw(?:ort)?|antwort|sv|ref|rv|odp|r"
     r"|res)\s?(?:\[\d{1,3}\]|\(\d{1,3}\)|\^\d{1,3})?\s?[:：]",
     re.IGNORECASE,
 )
