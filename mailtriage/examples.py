@@ -30,6 +30,7 @@ class Example:
     language: str | None = None
     removed_kinds: tuple[str, ...] = ()
     trace: Trace | None = None
+    thread_id: str | None = None
 
     @classmethod
     def from_email(cls, mail: Email, of_mails: int = 0) -> Example:
@@ -45,6 +46,7 @@ class Example:
             language=guess_language(f"{cleaned.subject} {cleaned.text}"),
             removed_kinds=tuple(sorted({removed.kind for removed in cleaned.removed} - {"whitespace"})),
             trace=traced(mail, cleaned, of_mails),
+            thread_id=mail.thread_id,
         )
 
     def indices(self, taxonomy: Taxonomy) -> tuple[int, ...]:
@@ -108,6 +110,8 @@ def example_line(example: Example) -> str:
         "received_at": example.received_at.isoformat() if example.received_at else None,
         "trace": example.trace.to_record() if example.trace else None,
     }
+    if record["thread_id"] is None:  # files of mails without threads stay the same to the byte
+        del record["thread_id"]
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 

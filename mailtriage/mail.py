@@ -14,7 +14,8 @@ from mailtriage.errors import InvalidMail
 class Email:
     """One mail. `body` is the decoded text of the mail, plain or HTML, as the client sent it.
 
-    `labels` maps a task to a label id; a task that is missing or `None` was not labelled.
+    `labels` maps a task to a label id; a task that is missing or `None` was not labelled. Mails with the same
+    `thread_id` stand on one side of a split; nothing else reads it.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Email:
     received_at: datetime | None = None
     custodian_bank: str | None = None
     labels: Mapping[str, str | None] = field(default_factory=dict)
+    thread_id: str | None = None
 
     @classmethod
     def from_record(cls, record: object, tasks: Iterable[str] = ()) -> Email:
@@ -44,6 +46,7 @@ class Email:
             received_at=_time(record),
             custodian_bank=_text(record, "custodian_bank").strip() or None,
             labels={task: _text(record, task).strip() or None for task in tasks if task in record},
+            thread_id=_thread(record),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class Email:
             record["received_at"] = self.received_at.isoformat()
         if self.custodian_bank is not None:
             record["custodian_bank"] = self.custodian_bank
+        if self.thread_id is not None:
+            record["thread_id"] = self.thread_id
         return record | dict(self.labels)
 
 
@@ -61,6 +66,15 @@ def _identifier(record: Mapping[str, Any]) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InvalidMail("wrong_type", f"expected 'id' to be a text, found {_json_type(value)}")
     return str(value)
+
+
+def _thread(record: Mapping[str, Any]) -> str | None:
+    """A text or a number; anything else is no thread and no reason to refuse a mail, as with keys that are not ours."""
+    value = record.get("thread_id")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(value).strip().encode("utf-8", "replace").decode("utf-8")
+    return None if text in ("", "nan") else text  # the second is a number that a table lacks
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:

@@ -49,6 +49,8 @@ class _Reading:
 def read_message(data: bytes, fallback_id: str) -> Message:
     """Read the bytes of a message; its `id` is its Message-ID, or `fallback_id` where it has none.
 
+    Its `thread_id` is the first Message-ID of `References`, else of `In-Reply-To`, else its own.
+
     The body is the plain text where that is really the mail's text, else the HTML source.
 
     Raises:
@@ -63,7 +65,8 @@ def read_message(data: bytes, fallback_id: str) -> Message:
     subject = header(message, "Subject")
     if not subject.strip() and not text.text.strip():
         raise InvalidMail("no_text", "expected a text in the message's subject or parts, found none")
-    mail = Email(_identifier(message) or fallback_id, subject, text.text, _date(message))
+    own = _identifier(message)
+    mail = Email(own or fallback_id, subject, text.text, _date(message), thread_id=_thread(message) or own or None)
     return Message(mail, tuple(reading.notes))
 
 
@@ -131,6 +134,18 @@ def decode(data: bytes, charset: str | None) -> str:
 
 def _identifier(message: Mime) -> str:
     return header(message, "Message-ID").strip("<> \t")[:500]
+
+
+_MESSAGE_ID = re.compile(r"<([^<>\s]{1,500})>")
+
+
+def _thread(message: Mime) -> str:
+    """The id of the mail that this one's thread began with, as far as it says: `References` names the oldest first."""
+    for name in ("References", "In-Reply-To"):
+        found = _MESSAGE_ID.search(header(message, name))
+        if found is not None:
+            return found[1].encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
+    return ""
 
 
 def _date(message: Mime) -> datetime | None:

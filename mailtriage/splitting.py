@@ -2,8 +2,8 @@
 
 Near-duplicates are found by MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive
 Datasets", ch. 3): two mails that share about 70 % of their three-word shingles end in one group. A thread are the mails
-whose subjects name the same number of a case or a client. Groups are dealt out by iterative stratification (Sechidis et
-al. 2011), or by time, the newest for the test.
+with the same `thread_id`, an answer and what it answers, and those whose subjects name the same number of a case or a
+client. Groups are dealt out by iterative stratification (Sechidis et al. 2011), or by time, the newest for the test.
 """
 
 from __future__ import annotations
@@ -74,11 +74,10 @@ def groups_of(examples: Sequence[Example]) -> list[int]:
     """A group number a mail: near-duplicates and mails of one thread share it, also where one leads to the other."""
     groups = near_duplicate_groups([f"{example.subject} {example.text}" for example in examples])
     parent = list(range(len(examples)))
-    seen: dict[str, int] = {}
-    for position, (group, example) in enumerate(zip(groups, examples, strict=True)):
-        _join(parent, group, position)
-        for key in _thread_keys(example):
-            _join(parent, seen.setdefault(key, position), position)
+    for position, pair in enumerate(zip(groups, _threads(examples), strict=True)):
+        for other in pair:
+            if other is not None:
+                _join(parent, other, position)
     return [_root(parent, position) for position in range(len(examples))]
 
 
@@ -96,7 +95,7 @@ def crossings(parts: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
         "ids": [(mail.id,) for mail in examples],
         "identical_texts": [(" ".join(text.lower().split()),) for text in texts],
         "near_duplicates": [(group,) for group in near_duplicate_groups(texts)],
-        "threads": [_thread_keys(mail) for mail in examples],
+        "threads": [() if thread is None else (thread,) for thread in _threads(examples)],
     }
     return {
         "groups": {name: _crossing(found, sides) for name, found in keys.items()},
@@ -121,9 +120,29 @@ def _span(mails: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def _thread_keys(example: Example) -> tuple[str, ...]:
-    """The long numbers in a subject: of a case, an order or a client."""
-    return tuple(dict.fromkeys(re.findall(r"(?<!\d)\d{6,}(?!\d)", example.subject)))
+def _threads(examples: Sequence[Example]) -> list[int | None]:
+    """The number of a mail of its thread a mail; none for a mail that says nothing of a thread."""
+    keys = [_thread_keys(example) for example in examples]
+    parent = list(range(len(examples)))
+    seen: dict[tuple[str, str], int] = {}
+    for position, own in enumerate(keys):
+        for key in own:
+            _join(parent, seen.setdefault(key, position), position)
+    return [_root(parent, position) if own else None for position, own in enumerate(keys)]
+
+
+def _thread_keys(example: Example) -> list[tuple[str, str]]:
+    """What a mail shares with others of its thread: the id, and long numbers in the subject, of a case or a client.
+
+    A mail's own Message-ID is one too, for answers that name no more than the mail before. Other ids than a Message-ID
+    may count mails, as a thread's id may count threads: they are not compared.
+    """
+    keys = [("number", number) for number in re.findall(r"(?<!\d)\d{6,}(?!\d)", example.subject)]
+    if example.thread_id is not None:
+        keys.append(("thread", example.thread_id))
+        if "@" in example.id:
+            keys.append(("thread", example.id))
+    return keys
 
 
 def _time(example: Example) -> float:

@@ -1,11 +1,12 @@
 """Examples between pipeline steps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mailtriage.errors import DataError, TaxonomyError
-from mailtriage.examples import Example, guess_language, read_examples, write_examples
+from mailtriage.examples import Example, data_hash, guess_language, read_examples, write_examples
 from mailtriage.mail import Email
 from mailtriage.metrics import UNLABELLED
 from mailtriage.taxonomy import Taxonomy
@@ -16,6 +17,18 @@ def test_examples_survive_the_way_through_a_file(tmp_path: Path, examples: list[
 
     assert write_examples(path, examples) == len(examples)
     assert list(read_examples(path)) == examples
+
+
+def test_a_thread_changes_neither_the_hash_nor_files_without_it(tmp_path: Path) -> None:
+    mail = Email("1", "Frage", "Wo bleibt mein Geld?")
+    without, with_thread = (Example.from_email(each) for each in (mail, replace(mail, thread_id="t")))
+
+    write_examples(tmp_path / "examples.jsonl", [without, with_thread])
+
+    lines = (tmp_path / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert ["thread_id" in line for line in lines] == [False, True]
+    assert [mail.thread_id for mail in read_examples(tmp_path / "examples.jsonl")] == [None, "t"]
+    assert data_hash([without]) == data_hash([with_thread])
 
 
 def test_an_example_is_what_serving_would_see() -> None:

@@ -55,6 +55,24 @@ def test_id_subject_and_date_come_from_the_headers() -> None:
     assert mail.subject == "Depotübertrag aus München bitte"
 
 
+@pytest.mark.parametrize(
+    ("headers", "thread"),
+    [
+        ("", None),
+        ("Message-ID: <own@b.example>\n", "own@b.example"),
+        ("Message-ID: <own@b.example>\nIn-Reply-To: <asked@a.example>\n", "asked@a.example"),
+        ("In-Reply-To: <last@a.example>\nReferences: <first@a.example>\n\t<last@a.example>\n", "first@a.example"),
+        ("Message-ID: <own@b.example>\nReferences: damaged\nIn-Reply-To: <asked@a.example>\n", "asked@a.example"),
+        ("Message-ID: <own@b.example>\nIn-Reply-To: your mail of Monday\n", "own@b.example"),
+        ("References: =?unicode_escape?Q?<\\ud83d@a.example>?=\n", "?@a.example"),
+    ],
+)
+def test_a_thread_is_named_by_the_mail_that_it_began_with(headers: str, thread: str | None) -> None:
+    mail = read_message(message(f"{headers}Subject: x"), "datei.eml").mail
+
+    assert mail.thread_id == thread
+
+
 @pytest.mark.parametrize("date", ["", "Date: gestern\n", "Date: Tue, 99 Foo 2024 99:99:99\n"])
 def test_without_message_id_and_with_a_broken_date_the_mail_is_still_read(date: str) -> None:
     mail = read_message(message(f"{date}Subject: x"), "datei.eml").mail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,46 @@ def test_every_table_format_gives_the_same_mails(tmp_path: Path, name: str, pack
         write_parquet(path)
 
     assert mails_of(compressed(path) if packed else path) == MAILS
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("CRM-7", "CRM-7"),
+        (" 7 ", "7"),
+        (7, "7"),
+        (float("nan"), None),
+        ("", None),
+        (None, None),
+        (["7"], None),
+        (True, None),
+        ("\ud83d", "?"),
+    ],
+)
+def test_a_thread_is_a_text_or_a_number_and_never_a_reason_to_reject(
+    tmp_path: Path, value: Any, expected: str | None
+) -> None:
+    path = tmp_path / "mails.jsonl"
+    path.write_text(json.dumps(ROWS[0] | {"thread_id": value}), encoding="utf-8")
+
+    (mail,) = mails_of(path)
+
+    assert mail == replace(MAILS[0], thread_id=expected)
+    assert isinstance(mail, Email)
+    assert Email.from_record(mail.to_record(), ["queue"]) == mail
+
+
+@pytest.mark.parametrize("name", ["mails.csv", "mails.parquet"])
+def test_tables_have_a_column_for_threads(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".csv":
+        path.write_text("id,body,thread_id\n1,Frage,7\n2,Antwort,7\n3,Anderes,\n", encoding="utf-8")
+    else:
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'train'")
+        table = {"id": ["1", "2", "3"], "body": ["Frage", "Antwort", "Anderes"], "thread_id": [7, 7, None]}
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(table), path)
+
+    assert [mail.thread_id for mail in read_mails(path) if isinstance(mail, Email)] == ["7", "7", None]
 
 
 @pytest.mark.parametrize(

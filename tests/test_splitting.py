@@ -1,13 +1,17 @@
 """Splits: no near-duplicate on two sides, shares kept, repeatable."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from mailtriage.errors import ConfigError
 from mailtriage.examples import Example
+from mailtriage.mail import Email
+from mailtriage.readers import read_mails
 from mailtriage.splitting import crossings, near_duplicate_groups, split
 
 
@@ -90,6 +94,48 @@ def test_mails_about_one_case_stay_together() -> None:
     counted = crossings({"train": parts.train, "validation": parts.validation, "test": parts.test})
     assert counted["groups"]["threads"] == {"all": 40, "crossing": 0}
     assert parts.groups == 40
+
+
+def _answers(folder: Path, headers: Sequence[str]) -> list[Example]:
+    """Mails of .eml files, each of other words; `headers` of mail n, whose Message-ID is <n@a.example>."""
+    for number, lines in enumerate(headers):
+        mail = f"Message-ID: <{number}@a.example>\n{lines}Subject: Frage\n\n{_unrelated(number)}\n"
+        (folder / f"{number:03}.eml").write_text(mail, encoding="utf-8")
+    return [Example.from_email(mail) for mail in read_mails(folder) if isinstance(mail, Email)]
+
+
+def test_answers_without_a_number_stay_with_their_thread(tmp_path: Path) -> None:
+    ways = (
+        "",
+        "References: <{0}@a.example>\nIn-Reply-To: <{0}@a.example>\n",
+        "References: <{0}@a.example>\n <{1}@a.example>\nIn-Reply-To: <{1}@a.example>\n",
+        "In-Reply-To: Ihre Nachricht <{2}@a.example>\n",  # its mail program keeps no References
+    )
+    headers = [ways[n % 4].format(*range(n - n % 4, n - n % 4 + 4)) for n in range(160)]
+    mails = _answers(tmp_path, headers)
+
+    for method in ("random", "time"):
+        parts = split(mails, (0.5, 0.25, 0.25), method=method)
+
+        sides = [{int(mail.id.partition("@")[0]) // 4 for mail in part} for part in parts]
+        assert [len(mails) for mails in sides] == [20, 10, 10]
+        assert len(set.union(*sides)) == 40
+        named = dict(zip(("train", "validation", "test"), parts, strict=True))
+        assert crossings(named)["groups"]["threads"] == {"all": 40, "crossing": 0}
+
+
+def test_a_thread_that_crosses_is_counted() -> None:
+    ask, answer, other = (_example(i, _unrelated(i)) for i in range(3))
+    parts = {"train": [replace(ask, thread_id="t"), other], "test": [replace(answer, thread_id="t")]}
+
+    assert crossings(parts)["groups"]["threads"] == {"all": 1, "crossing": 1}
+
+
+def test_a_counter_of_mails_is_not_taken_for_one_of_threads() -> None:
+    """Mail 7 is of thread 3, and mail 3 of thread 1: no reason to put them together."""
+    mails = [replace(_example(i, _unrelated(i)), thread_id=str(i // 2)) for i in range(200)]
+
+    assert split(mails).groups == 100
 
 
 def test_crossing_groups_are_counted_and_not_believed() -> None:
