@@ -132,6 +132,18 @@ def test_the_salutation_is_cut_on_request_and_kept_otherwise(body: str, text: st
         ("Kauf [WKN 716460]", "Kauf [WKN 716460]"),
         ("Reise: Karte im Ausland", "Reise: Karte im Ausland"),
         ("Vertraulich: Erbschaft", "Vertraulich: Erbschaft"),
+        ("[WKN-716460] kaufen", "[WKN-716460] kaufen"),
+        ("[ETF-12345] kaufen", "[ETF-12345] kaufen"),
+        ("Auszug [Depot-1234567] fehlt", "Auszug [Depot-1234567] fehlt"),
+        ("[SUP-12345] Auszug", "Auszug"),
+        ("(EXTERN) Auszug", "Auszug"),
+        ("{External} AW: Auszug", "Auszug"),
+        ("Auszug (externe Bank)", "Auszug (externe Bank)"),
+        ("[Ticket#1] Auszug", "Auszug"),
+        ("AW: Ticket-Nr. 4711: Auszug", "Auszug"),
+        ("Frage zu Ticket-Nr. 4711", "Frage zu Ticket-Nr. 4711"),
+        ("Weiterleitung: WTR: Auszug", "Auszug"),
+        ("Weiterleitung an meine Frau", "Weiterleitung an meine Frau"),
     ],
 )
 def test_the_subject_keeps_its_words(subject: str, words: str) -> None:

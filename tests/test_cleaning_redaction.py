@@ -36,6 +36,21 @@ def redacted(text: str) -> str:
         ("Steuernummer 143/123/12345", "Steuernummer [TAX_ID]"),
         ("86095742719 ist meine Nummer", "[TAX_ID] ist meine Nummer"),
         ("USt-IdNr. DE123456789 stimmt", "USt-IdNr. [TAX_ID] stimmt"),
+        ("Kto-Nr. 1234567", "Kto-Nr. [ACCOUNT]"),
+        ("Kto. 1234567 bitte", "Kto. [ACCOUNT] bitte"),
+        ("Vertragsnummer 123456789", "Vertragsnummer [ACCOUNT]"),
+        ("Tel. 089123456", "Tel. [PHONE]"),
+        ("Telefonnummer: 123456", "Telefonnummer: [PHONE]"),
+        ("Handy 0170 1234567. 3 Stück", "Handy [PHONE]. 3 Stück"),
+        ("mein Depot (Nr. 1234567890)", "mein Depot (Nr. [DEPOT])"),
+        ("Depotnummern 1234567890 und 1234567891", "Depotnummern [DEPOT] und [DEPOT]"),
+        ("Konten 1234567, 2345678 sowie 3456789", "Konten [ACCOUNT], [ACCOUNT] sowie [ACCOUNT]"),
+        ("Depot-Nr.:\t1234567890", "Depot-Nr.:\t[DEPOT]"),
+        ("Depot\n1234567890", "Depot\n[DEPOT]"),
+        ("StNr. 143/123/12345", "StNr. [TAX_ID]"),
+        ("St.-Nr. 143/123/12345", "St.-Nr. [TAX_ID]"),
+        ("UID ATU12345678", "UID [TAX_ID]"),
+        ("VAT ID DE123456789", "VAT ID [TAX_ID]"),
     ],
 )
 def test_numbers_and_addresses_give_way_to_typed_placeholders(text: str, expected: str) -> None:
@@ -58,6 +73,11 @@ def test_numbers_and_addresses_give_way_to_typed_placeholders(text: str, expecte
         "Seite 1/12, Kapitel 3.4.5",
         "PLZ 80331 München, Hauptstraße 12",
         "Sparplan 150 / 200 / 250 Euro",
+        "Konto\n80331 München",
+        "Depot 50000 EUR und 100000 Euro",
+        "neues Handy 12345 Euro",
+        "Telefon am 12.03.2024",
+        "Telefonnummer 4711",
     ],
 )
 def test_dates_amounts_and_security_numbers_stay(text: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import takewhile
 
 from mailtriage.cleaning_rules.mail_lines import Line
 from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, mentioned, pattern
@@ -90,12 +91,16 @@ _BANNER = pattern(
 )
 
 _TARGET = r"[\s.\])|•·-]{0,4}(?:<[^<>\s]{4,400}>|https?://\S{4,400})?"
+_CHOICE = (
+    r"(?:impressum|datenschutz\w*|privacy(?: policy)?|imprint|kontakt|agb|faq|abmelden|abbestellen|unsubscribe"
+    r"|(?:(?:manage|update|e-?mail) )?(?:your )?preferences|(?:e-?mail-?)?einstellungen(?: (?:verwalten|ändern))?"
+    r"|(?:view )?in (?:your )?browser|im browser (?:ansehen|anzeigen|öffnen))"
+)
 _OPT_OUT = pattern(
-    # Newsletter abbestellen | Impressum | Datenschutz      Unsubscribe<https://example.org/u/1>
+    # Newsletter abbestellen | Impressum | Datenschutz      Unsubscribe<https://example.org/u/1> | Manage preferences
     r"[-–—|*>•· \[(]{0,6}(?:(?:newsletter |hier |e-?mails? )?(?:abbestellen|abmelden|unsubscribe|austragen|opt[- ]?out)"
     rf"(?: from (?:this|our) .{{0,30}})?){_TARGET}"
-    r"(?:[\s|•·-]{1,4}(?:impressum|datenschutz\w*|privacy(?: policy)?|imprint|kontakt|agb|faq|abmelden|abbestellen"
-    r"|unsubscribe)){0,5}[\s.>]{0,4}$",
+    rf"(?:[\s|•·-]{{1,4}}{_CHOICE}{_TARGET}){{0,5}}[\s.>]{{0,4}}$",
     # Im Browser ansehen      View this email in your browser
     rf"[-–—|*>•· \[(]{{0,6}}(?:(?:view|show|open) (?:this )?(?:e-?mail |message )?in (?:your |the )?browser"
     rf"|(?:diese )?(?:e-?mail )?im browser (?:ansehen|anzeigen|öffnen)"
@@ -108,6 +113,16 @@ _OPT_OUT = pattern(
     r"(?:to|if you)\b[^.?!]{0,60}(?:unsubscribe|stop receiving)[^.?!]{0,60}(?:click|visit|here|link"
     r"|preferences)[^?!]{0,80}$",
 )
+# Sie erhalten diese E-Mail, weil Sie sich für unseren Newsletter angemeldet haben.      You received this email because
+_WHY_SENT = pattern(
+    r"(?:sie erhalten|du erhältst) (?:diese[nrs]?|unseren) (?:e-?mail|mail|nachricht|newsletter)\b[^.?!]{0,80}"
+    r"\b(?:weil|da)\b",
+    r"you(?:'re| are) receiving this\b[^.?!]{0,60}\bbecause\b|you received this\b[^.?!]{0,60}\bbecause\b",
+)
+# weil ich meine Karte verloren habe: the client says why he writes
+_SPEAKS_OF_HIMSELF = pattern(r"\b(?:ich|mir|mich|mein\w*|nicht|bitte|please|(?-i:I)|my|me|not)\b")
+_LONGEST_REASON = 3  # lines below
+_BULLETS = frozenset("-–*•·")
 
 
 # One of these is in every line that a rule of this module cuts; in most mails, none is anywhere.
@@ -117,16 +132,16 @@ _TELLING = Telling(
     "avast", "avg.com", "geprüft", "geprueft", "checked", "scanned", "extern", "outside", "außerhalb",
     "ausserhalb", "nicht oft", "nicht häufig", "often get", "who received", "abbestell", "abmeld", "abzumeld",
     "abzubestell", "unsubscribe", "browser", "preferences", "nicht mehr erhalten", "austragen", "opt",
-    "stop receiving", "erhalten möchten",
+    "stop receiving", "erhalten möchten", "sie erhalten", "du erhältst", "receiving this", "received this",
 )  # fmt: skip
 
 
-def cut_app_footers(lines: Iterable[Line], mentions: Mentions) -> None:
+def cut_app_footers(lines: Sequence[Line], mentions: Mentions) -> None:
     """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`)."""
     telling = mentions.of(_TELLING)
     if not telling:
         return
-    for line in lines:
+    for index, line in enumerate(lines):
         text = line.text
         if len(text) > 300 or not line.own or not mentioned(text.lower(), telling):
             continue
@@ -136,8 +151,29 @@ def cut_app_footers(lines: Iterable[Line], mentions: Mentions) -> None:
             line.cut = ("client_footer", "virus_scanner")
         elif _BANNER.match(text):
             line.cut = ("disclaimer", "external_banner")
-        elif _OPT_OUT.match(text):
+        elif _OPT_OUT.match(text) and not _is_asked_for(lines, index):
             line.cut = ("tracking", "opt_out")
+        elif _WHY_SENT.match(text):
+            _cut_reason(lines[index : index + 1 + _LONGEST_REASON])
+
+
+def _is_asked_for(lines: Sequence[Line], index: int) -> bool:
+    """Whether an opt-out is what the client wants done: below a colon, or one item of a list of other things."""
+    above = next((line.text for line in reversed(lines[max(0, index - 2) : index]) if line.text), "")
+    below = lines[index + 1].text if index + 1 < len(lines) else ""
+    if above.endswith(":"):
+        return True
+    mark = lines[index].text[0]
+    return mark in _BULLETS and any(other[:1] == mark and not _OPT_OUT.match(other) for other in (above, below))
+
+
+def _cut_reason(lines: Sequence[Line]) -> None:
+    """Cut the sentence that says why a newsletter was sent; it may go on in the lines below."""
+    reason = list(takewhile(lambda line: line.own, lines))
+    ends = next((count for count, line in enumerate(reason, 1) if line.text.endswith(".")), 1)
+    if not any(_SPEAKS_OF_HIMSELF.search(line.text) for line in reason[:ends]):
+        for line in reason[:ends]:
+            line.cut = ("tracking", "why_sent")
 
 
 def is_app_footer(text: str) -> bool:

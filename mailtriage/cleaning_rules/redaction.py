@@ -14,28 +14,37 @@ _IBAN = r"(?<![^\W_])[A-Z]{2}[ ]?\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])"
 _EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}"
 # 10.000 EUR      5 000,00 Euro: an amount is no account
 _NO_AMOUNT = r"(?![\d.]|,\d| ?(?:EUR|Euro|€|USD|CHF|Stück|Stk|Anteile|shares|%|Prozent))"
-_IS = r"(?: (?:lautet|ist|is|mit der (?:nummer|nr\.?)))?[ .:#-]{0,4}"
+# Depot-Nr.:\t1234567890      Depotnummer lautet 1234567890      Depot, with the number in the next line
+_IS = (
+    r"(?: (?:lautet|ist|is|mit der (?:nummer|nr\.?)))?"
+    r"(?:[ \t.:#-]{0,4}|[ \t.:#-]{0,3}\r?\n[ \t]{0,2}(?=\d(?:[ /-]?\d){6}))"
+)
 _TAX = (
     any_of(
         # Steuer-ID 12 345 678 901      Steuernummer: 143/123/12345      USt-IdNr. DE123456789
         r"\b(?:steuer[- ]?(?:identifikationsnummer|identnummer|id(?:-?nr\.?)?|nummer|nr\.?)|idnr\.?"
-        r"|USt-?Id(?:-?Nr)?\.?)",
-        # tax ID: 12345678901      TIN 12345678901
-        r"\b(?:tin|tax (?:id|number|identification number))",
+        r"|USt-?Id(?:-?Nr)?\.?|st\.?[- ]?nr\.?|uid(?:-?nr\.?)?\b)",
+        # tax ID: 12345678901      TIN 12345678901      VAT ID DE123456789
+        r"\b(?:tin|tax (?:id|number|identification number)|vat(?: ?(?:id|no|number|reg(?:istration)? no))?\b\.?)",
     )
     + _IS
-    + r"(?P<tax>(?:[A-Z]{2} ?)?\d(?:[ /]?\d){7,12})(?![\d/])"
+    + r"(?P<tax>(?:[A-Z]{2}U? ?)?\d(?:[ /]?\d){7,12})(?![\d/])"
 )
 _ACCOUNT = (
     any_of(
-        # Depotnummer: 1234567890      Depot-Nr. 123 456 789      Depot 1234567890      custody account no. 12345678
-        r"\b(?P<depot>(?:wertpapier)?depot(?:konto)?|custody account|securities account)",
-        # Verrechnungskonto 1234567      Kontonummer 1234567      Kundennummer 123456      account number 12345678
-        r"\b(?:(?:verrechnungs|giro|tagesgeld|festgeld|unter|referenz)?konto|kunden|kd\.?|account|customer|client)",
+        # Depotnummer: 1234567890      Depot (Nr. 123 456 789)      Depot 1234567890      custody account no. 12345678
+        r"\b(?P<depot>(?:wertpapier)?depot(?:konto|s)?|custody accounts?|securities accounts?)",
+        # Verrechnungskonto 1234567      Kto-Nr. 1234567      Kundennummer 123456      account number 12345678
+        r"\b(?:(?:verrechnungs|giro|tagesgeld|festgeld|unter|referenz)?(?:konto|konten)|kto|kunden|kd\.?|accounts?"
+        r"|customer|client|(?:vertrags|policen|mitglieds|personen)(?=[- ]?n))",
     )
-    + r"(?:[- ]?(?:nummer|nr|number|no|id))?\b\.?"
+    + r"(?:[- (]{0,2}(?:nummern?|nrn?|numbers?|no|id))?\b\.?"
     + _IS
     + rf"(?P<number>[A-Z]{{0,3}}\d(?:[ /-]?\d){{4,24}}){_NO_AMOUNT}"
+)
+# Depotnummern 1234567890 und 1234567891: what may follow an account number
+_ANOTHER = re.compile(
+    rf"(?:\s?[,;/]\s?|\s(?:und|and|sowie|oder|or|&|\+)\s)(?P<number>[1-9](?:[ /-]?\d){{5,24}}){_NO_AMOUNT}"
 )
 # 12 345 678 901: an identification number without its name, which its check digit tells
 _BARE_TAX = r"(?<![\w.,/-])[1-9]\d(?: ?\d{3}){3}(?![\d.,/-]|[^\W\d])"
@@ -49,10 +58,16 @@ _PHONE = any_of(
     # 01701234567
     r"(?<![\w.,/+-])01[567]\d{8,10}(?!\d)",
 )
+# Tel. 089123456      Telefonnummer: 123456
+_CALLED = (
+    r"\b(?:(?:tele)?(?:fon|phone)|tel|mobil(?:e|telefon)?|handy|fax|telefax|ruf(?=n)|cell)"
+    r"[- ]?(?:nummer|nr|number|no)?\b\.?"
+    rf"[ \t.:#-]{{0,4}}(?P<called>{_PHONE}|\d(?:[ /-]?\d){{4,14}}{_NO_AMOUNT})"
+)
 _ANY = re.compile(
     r"(?<![^\W_])(?=[\w.+(-])"  # each begins so: most places need not be tried seven times
     f"(?:(?P<iban>{_IBAN})|(?P<email>{_EMAIL})|(?P<taxes>{_TAX})|(?P<account>{_ACCOUNT})|(?P<bare_tax>{_BARE_TAX})"
-    f"|(?P<phone>{_PHONE})|(?P<card>{_CARD}))",
+    f"|(?P<call>{_CALLED})|(?P<phone>{_PHONE})|(?P<card>{_CARD}))",
     re.IGNORECASE,
 )
 _WRONG_IBAN = re.compile(r"[A-Z]{2} ?\d{2}(?: ?\d){11,30}", re.IGNORECASE)
@@ -108,6 +123,9 @@ def _edits(text: str) -> Iterator[Removed]:
         else:
             yield edit
             position = edit.end
+            while match["account"] is not None and (another := _ANOTHER.match(text, position)) is not None:
+                yield _removed(another, "number", "DEPOT" if match["depot"] else "ACCOUNT")
+                position = another.end()
 
 
 def _after_number(text: str, match: re.Match[str]) -> int:
@@ -139,6 +157,7 @@ def _edit(match: re.Match[str]) -> Removed | None:
 _GROUPS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("email", "EMAIL", None),
     ("tax", "TAX_ID", None),
+    ("called", "PHONE", None),
     ("phone", "PHONE", None),
     ("bare_tax", "TAX_ID", is_tax_id),
     ("card", "CARD", is_card_number),

@@ -87,6 +87,7 @@ _URGENCY = pattern(
 _WHEN_TO_CALL = pattern(
     r"\berreichbar\b|\brückruf|\b(?:ab|vor|nach|bis) \d{1,2}(?:[:.]\d\d)? ?uhr\b|\b(?:call|reach) me\b",
 )
+_LABELLED = pattern(r"[^\W\d_][\w .-]{1,25}:\s{0,3}\S")
 _POSTSCRIPT = pattern(
     # PS: Bitte auch den Sparplan anpassen.      P.S. Mein Name ist jetzt Muster.      NB: ...      Nachtrag: ...
     r"[*_]{0,2}(?:P\.?\s?P?\.?\s?S\b\.?|N\.?B\.?:|Nachtrag|Nachsatz|Ergänzung|Edit:|Übrigens|Noch etwas|Noch eine"
@@ -145,6 +146,11 @@ def is_kept(text: str) -> bool:
 def says_when_to_call(text: str) -> bool:
     """Whether a line says when to call, so that the number above it is for the reader, too."""
     return _WHEN_TO_CALL.search(text) is not None
+
+
+def is_labelled(text: str) -> bool:
+    """Whether a line names something that is no way to reach somebody: `Kontoinhaber: Max Muster`."""
+    return _LABELLED.match(text) is not None and not is_contact(text)
 
 
 def is_postscript(text: str) -> bool:

@@ -23,6 +23,7 @@ from mailtriage.cleaning_rules.signature_lines import (
     is_contact,
     is_detail,
     is_kept,
+    is_labelled,
     is_link,
     is_postscript,
     is_prose,
@@ -97,10 +98,18 @@ def _cut_below_delimiter(lines: Sequence[Line]) -> None:
         if not block or len(block) > LONGEST_SIGNATURE:
             continue
         is_standard = line.text == "--" and line.end - line.start == 3  # `-- ` as RFC 3676 has it
+        if not is_standard and _is_to_be_said(lines[:index]):
+            continue
         if is_standard or not any(_is_spoken(paragraph) for paragraph in paragraphs(block)):
             line.cut = ("signature", "delimiter")
             _cut_signature(lines, index + 1, "delimiter")
             return
+
+
+def _is_to_be_said(above: Sequence[Line]) -> bool:
+    """Whether a client has not yet said what he wants: only greeted, or ended with a colon."""
+    own = [line.text for line in above if line.own]
+    return bool(own) and (own[-1].endswith(":") or all(map(is_salutation, own)))
 
 
 def _is_spoken(block: Sequence[Line]) -> bool:
@@ -158,12 +167,15 @@ def _cut_paragraph(block: Sequence[Line], rule: str, near: bool, company: bool) 
         return True
     kinds = [_kind_of_line(line.text) for line in block]
     with_details = any(kinds)
+    with_facts = not company and any(is_kept(line.text) and not is_postscript(line.text) for line in block)
     for position, (line, kind) in enumerate(zip(block, kinds, strict=True)):
         if is_kept(line.text) and not (company and kind == "imprint"):
             if is_postscript(line.text):
                 return False
             if says_when_to_call(line.text):
                 _keep_number_above(block[:position])
+        elif with_facts and is_labelled(line.text):
+            continue  # Kontoinhaber: Max Muster, beside an IBAN
         elif kind == "imprint":
             line.cut = ("legal_footer", "imprint")
         elif not _cut_line(line, kind == "detail", rule, near or with_details, with_details or rule == "delimiter"):
