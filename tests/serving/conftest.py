@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -23,6 +24,7 @@ MAX_BATCH = 40
 MAX_BODY = 256 * 1024
 KEYS = {"crm": "crm-0123456789abcdef", "archive": "archive-0123456789abcdef"}
 START_SECONDS = 180
+SECRETS = ("Geheimwort", "Quittengelee")  # tests write them into mails; no process may write them anywhere
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Served:
     api_key: str
     max_batch: int = MAX_BATCH
     max_body: int = MAX_BODY
+    secrets: tuple[str, ...] = SECRETS
+    last_output: str = ""
 
     @property
     def gateway(self) -> str:
@@ -76,6 +80,12 @@ class Served:
 
     def logs(self) -> str:
         return "\n".join(file.read_text(errors="replace") for file in sorted(self.work.rglob("*.log")))
+
+    def leaks(self) -> list[str]:
+        """What holds text of a mail, of all that the stopped processes wrote: logs, records, settings, their output."""
+        written = {str(file): file.read_bytes() for file in self.work.rglob("*") if file.is_file()}
+        written["stdout"] = f"{self.summary}{self.last_output}".encode()
+        return [name for name, content in written.items() for secret in self.secrets if secret.encode() in content]
 
     def logs_when(self, role: str, text: str) -> str:
         """All logs, once this role's log holds this text (Envoy writes its log with a delay)."""
@@ -162,6 +172,7 @@ def start_stack(bundle: Path, work: Path, *options: str) -> Served:
 
 
 def stop_stack(served: Served) -> None:
+    """Stop it, and see that no text of a mail is in what it leaves behind."""
     if served.process.poll() is None:
         served.process.send_signal(signal.SIGTERM)
         try:
@@ -169,7 +180,11 @@ def stop_stack(served: Served) -> None:
         except subprocess.TimeoutExpired:
             served.process.kill()
     if served.process.stdout is not None:
+        served.last_output = served.process.stdout.read()
         served.process.stdout.close()
+    names = {Path(name).name for name in map(str, served.work.rglob("*"))}
+    assert {"gateway.log", "transformer.log", "predictor.log", "up.stderr"} <= names
+    assert not served.leaks()
 
 
 @pytest.fixture(scope="session")
@@ -221,8 +236,9 @@ def own_stack(bundle_path: Path, tmp_path: Path) -> Iterator[Callable[..., Serve
         return started[-1]
 
     yield start
-    for served in started:
-        stop_stack(served)
+    with contextlib.ExitStack() as stops:  # each is stopped, whatever is wrong with another
+        for served in started:
+            stops.callback(stop_stack, served)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 V1 = "/v1/models/mailtriage:predict"
-MAIL = {"id": "m-1", "body": "Bitte verkaufen Sie meine Aktien."}
+SECRET = "Geheimwort"  # the stacks look for it in all that their processes wrote
+MAIL = {"id": "m-1", "body": f"Bitte verkaufen Sie meine Aktien, {SECRET}."}
 
 
 def answers_until(stack, wanted, seconds=120):
@@ -65,17 +68,13 @@ def test_a_killed_front_process_comes_back(hurt_stack, name):
     assert stack.part(name).pid != killed.pid
 
 
-def test_under_load_each_request_gets_its_own_answer_or_can_be_sent_again(hurt_stack):
-    """Each process is killed in turn; the service is back within 5 s of the process."""
+def test_under_load_each_request_gets_its_own_answer_or_can_be_sent_again(hurt_stack, mails):
+    """Each process is killed in turn; the service is back within 5 s of the process, and no request hangs."""
     stack = hurt_stack
-    mails = [
-        MAIL | {"id": "0"},
-        {"id": "1", "body": "Wo ist meine Dividende?"},
-        {"id": "2", "body": "Passwort vergessen"},
-    ]
-    expected = [prediction["labels"] for prediction in stack.predict(mails)]
+    asked, expected = told_apart(stack, mails[:60])
     outcomes: list[tuple[int, str]] = []
     wrong: list[str] = []
+    hung: list[str] = []
     stop = threading.Event()
 
     def ask(worker: int) -> None:
@@ -83,29 +82,36 @@ def test_under_load_each_request_gets_its_own_answer_or_can_be_sent_again(hurt_s
         with stack.client() as client:
             while not stop.is_set():
                 number += 1
-                kind = (worker + number) % 3
-                wanted = f"{worker}-{number}"
+                kinds = [(worker + number + place) % len(asked) for place in range(1 + (worker + number) % 5)]
+                ids = [f"{worker}-{number}-{place}" for place in range(len(kinds))]
+                batch = [asked[kind] | {"id": mail_id} for kind, mail_id in zip(kinds, ids, strict=True)]
                 try:
-                    answer = client.post(V1, json={"instances": [mails[kind] | {"id": wanted}]})
+                    answer = client.post(V1, json={"instances": batch})
+                except httpx.TimeoutException:  # neither an answer nor a broken connection: this must not be
+                    hung.append(ids[0])
+                    return
                 except httpx.TransportError:  # the gateway itself is gone: the client sends it again
                     outcomes.append((0, ""))
                     time.sleep(0.05)
                     continue
                 outcomes.append((answer.status_code, answer.text))
                 if answer.status_code == 200:
-                    (found,) = answer.json()["predictions"]
-                    if found["id"] != wanted or not alike(found["labels"], expected[kind]):
+                    found = answer.json()["predictions"]
+                    ours = [alike(one, expected[kind]) for one, kind in zip(found, kinds, strict=True)]
+                    if [one["id"] for one in found] != ids or not all(ours):
                         wrong.append(answer.text)
 
-    workers = [threading.Thread(target=ask, args=(worker,)) for worker in range(6)]
-    for worker in workers:
-        worker.start()
-    delays = {name: seconds_until_back(stack, name) for name in ("predictor", "transformer", "gateway")}
-    time.sleep(0.5)
-    stop.set()
-    for worker in workers:
-        worker.join(60)
+    with ThreadPoolExecutor(6) as pool:
+        workers = [pool.submit(ask, worker) for worker in range(6)]
+        try:
+            delays = {name: seconds_until_back(stack, name) for name in ("predictor", "transformer", "gateway")}
+            time.sleep(0.5)
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result(60)
 
+    assert not hung
     assert not wrong
     assert {status for status, _ in outcomes} <= {0, 200, 503}
     assert sum(status == 200 for status, _ in outcomes) > 50
@@ -113,9 +119,34 @@ def test_under_load_each_request_gets_its_own_answer_or_can_be_sent_again(hurt_s
     assert max(delays.values()) < 5, delays
 
 
-def alike(labels, expected):
-    """The same mail's confidences, but for what its neighbours in an int8 pass change."""
-    return all(abs(labels[task]["confidence"] - expected[task]["confidence"]) < 0.1 for task in expected)
+def told_apart(stack, mails):
+    """Mails whose answers cannot be taken for one another's, and these answers."""
+    records = [mail.to_record() | {"subject": f"{mail.subject} {SECRET}"} for mail in mails]
+    asked, expected = [], []
+    for record, answer in zip(records, stack.predict(records), strict=True):
+        if clear(answer) and not any(alike(answer, other) for other in expected):
+            asked.append(record)
+            expected.append(answer)
+    assert len(expected) >= 5
+    assert not any(alike(one, other) for one, other in permutations(expected, 2))
+    return asked, expected
+
+
+def clear(answer):
+    """Each task's runner-up is so far behind that no neighbour in an int8 pass puts it first."""
+    return all(
+        score["confidence"] - answer["alternatives"][task][0]["confidence"] > 0.3
+        for task, score in answer["labels"].items()
+    )
+
+
+def alike(found, expected):
+    """The same labels, with the same confidences but for what neighbours in an int8 pass change."""
+    return all(
+        found["labels"][task]["label"] == score["label"]
+        and abs(found["labels"][task]["confidence"] - score["confidence"]) < 0.1
+        for task, score in expected["labels"].items()
+    )
 
 
 def seconds_until_back(stack, name):
