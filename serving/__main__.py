@@ -143,7 +143,6 @@ def predictor(
     token_budget: TokenBudgetOption = 4096,
     queue_limit: QueueLimitOption = 512,
     wait_limit: WaitLimitOption = 5.0,
-    max_body: MaxBodyOption = 8 * 2**20,
     request_timeout: TimeoutOption = 30.0,
 ) -> None:
     """Serve the model: token ids in, logits out."""
@@ -163,7 +162,7 @@ def predictor(
         timeout=request_timeout,
     )
     headers = {BUNDLE_DIGEST: model.bundle_digest, MODEL_VERSION: model.model_version}
-    settings = ServerSettings(host, http_port, grpc_port, max_body, answer_headers=headers, model=model_name)
+    settings = ServerSettings(host, http_port, grpc_port, model.max_body, answer_headers=headers, model=model_name)
     MailModelServer(settings).start([model])
 
 

@@ -1,7 +1,8 @@
 """Micro-batching: mails of many requests share forward passes, without waiting for one another.
 
 While one pass runs, the mails that arrive queue up; the next pass takes from every waiting request in turn, so that a
-large one does not keep small ones waiting, up to a budget of tokens, and puts mails of similar length together.
+large one does not keep small ones waiting, up to a budget of tokens, and puts mails of similar length together. What
+the transformer sent in several parts has one turn, as it was one request.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +33,8 @@ Row = TypeVar("Row")
 PASS_OVERHEAD_TOKENS = 64
 # So many mails a round bound the time in which a new request can join.
 ROUND_MAILS = 128
+# So many failed passes in a row mean that the engine fails, and not the mails of a request.
+FAILED_PASSES = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +75,9 @@ class MicroBatcher:
         self._token_budget = token_budget
         self._queue_limit = queue_limit
         self._wait_limit = wait_limit
-        self._requests: deque[_Waiting] = deque()
+        self._turns: OrderedDict[Hashable, deque[_Waiting]] = OrderedDict()
         self._mails = 0
+        self._failed_passes = 0
         self._mails_per_second: float | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -92,8 +97,18 @@ class MicroBatcher:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    async def submit(self, mails: Sequence[TokenIds], timeout: float) -> dict[str, Logits]:
+    @property
+    def failing(self) -> bool:
+        """Whether the last `FAILED_PASSES` all failed."""
+        return self._failed_passes >= FAILED_PASSES
+
+    async def submit(self, mails: Sequence[TokenIds], timeout: float, turn: Hashable = None) -> dict[str, Logits]:
         """Logits of these mails, task -> (mails, labels). A caller that is cancelled leaves the queue.
+
+        Args:
+            mails: their token ids.
+            timeout: seconds.
+            turn: what shares its turns with others of the same name; by default has turns of its own.
 
         Raises:
             Refused: 503, the queue is full, or the answer would come later than `timeout` seconds.
@@ -102,7 +117,7 @@ class MicroBatcher:
         waiting = _Waiting(
             deque(enumerate(mails)), loop.create_future(), loop, time.perf_counter() + timeout, size=len(mails)
         )
-        self._enter(waiting)
+        self._enter(waiting, turn or waiting)
         try:
             async with asyncio.timeout(timeout):
                 return await waiting.answer
@@ -111,14 +126,14 @@ class MicroBatcher:
         finally:
             self._leave(waiting)
 
-    def _enter(self, waiting: _Waiting) -> None:
+    def _enter(self, waiting: _Waiting, turn: Hashable) -> None:
         with self._changed:
             if self._stopping:
                 raise unavailable("stopping", "this server is about to stop")
             if self._mails and (self._mails + waiting.size > self._queue_limit or self._wait() > self._wait_limit):
                 raise unavailable(OVERLOADED, "too many mails are waiting", self._retry_after())
             self._mails += waiting.size
-            self._requests.append(waiting)
+            self._turns.setdefault(turn, deque()).append(waiting)
             QUEUE_MAILS.set(self._mails)
             self._changed.notify()
 
@@ -150,24 +165,29 @@ class MicroBatcher:
             newest = len(rows) / max(seconds, 1e-6)
             before = newest if self._mails_per_second is None else self._mails_per_second
             self._mails_per_second = before + 0.1 * (newest - before)
-        for waiting in self._requests:
+        for waiting in chain.from_iterable(self._turns.values()):
             _settle(waiting, unavailable("stopping", "this server is about to stop"))
 
     def _take(self) -> list[_Row]:
-        """One mail of each waiting request in turn, up to the token budget."""
+        """One mail of each who waits in turn, up to the token budget."""
         rows: list[_Row] = []
         tokens = 0
-        while self._requests and tokens < self._token_budget and len(rows) < ROUND_MAILS:
-            waiting = self._requests.popleft()
-            if waiting.given_up:
+        while self._turns and tokens < self._token_budget and len(rows) < ROUND_MAILS:
+            turn, requests = self._turns.popitem(last=False)
+            while requests and requests[0].given_up:
+                requests.popleft()
+            if not requests:
                 continue
+            waiting = requests[0]
             position, ids = waiting.pending.popleft()
             stage("queue").observe(time.perf_counter() - waiting.arrived)
             rows.append((waiting, position, ids))
             tokens += len(ids)
             self._mails -= 1
-            if waiting.pending:
-                self._requests.append(waiting)
+            if not waiting.pending:
+                requests.popleft()
+            if requests:
+                self._turns[turn] = requests
         QUEUE_MAILS.set(self._mails)
         return rows
 
@@ -185,10 +205,12 @@ class MicroBatcher:
             with stage("forward").time():
                 logits = self._engine.forward(input_ids, attention_mask)
         except Exception:  # the engine is foreign code: one bad batch must not end the thread
+            self._failed_passes += 1
             logging.getLogger("serving").exception("a forward pass failed")
             for waiting in requests:
                 _settle(waiting, unavailable("forward_failed", "the model could not read these mails"))
             return
+        self._failed_passes = 0
         for row, (waiting, position, _) in enumerate(rows):
             waiting.rows[position] = {task: values[row] for task, values in logits.items()}
             if len(waiting.rows) == waiting.size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -16,13 +18,16 @@ from mailtriage.inference import Engine
 from serving.batching import MicroBatcher
 from serving.cpu import cpu_limit
 from serving.metrics import BUNDLE
-from serving.refusals import bad_request
-from serving.routes import REQUEST_ID
+from serving.refusals import Refused, bad_request
+from serving.routes import CHUNK_MAILS, REQUEST_ID
 from serving.tensors import read_numbers, tensor_answer
 
 logger = logging.getLogger("serving.predictor")
 
 WARM_UP_SHAPES = ((1, 8), (1, 64), (8, 32), (16, 64))
+TRIAL_SECONDS = 1.0  # less than those wait who ask whether this server is ready
+LEAST_BODY = 8 * 2**20
+JSON_BYTES = 64 * 2**10  # for what stands before the tensors
 
 
 class Predictor(Model):
@@ -40,8 +45,10 @@ class Predictor(Model):
         self.bundle_digest = bundle.digest
         self._batcher = batcher
         self._timeout = timeout
+        self._trial: asyncio.Task[None] | None = None
         self._labels = {task.id: len(task.labels) for task in bundle.taxonomy.tasks}
         self._max_tokens = int(bundle.manifest["max_tokens"])
+        self.max_body = body_limit(self._max_tokens)
         self._vocabulary_size = bundle.tokenizer.vocabulary_size
         self._parameters = {
             "model_version": bundle.model_version,
@@ -89,7 +96,22 @@ class Predictor(Model):
         threading.Thread(target=self._batcher.stop, name="stop", daemon=True).start()
 
     async def healthy(self) -> bool:
-        return self.ready and self._batcher.alive
+        """Whether a mail can be classified: loaded, and not every forward pass fails.
+
+        While they do, whoever asks has one tried, so that the server is ready again once the engine is: nothing else
+        may come here until then.
+        """
+        if not (self.ready and self._batcher.alive):
+            return False
+        if self._batcher.failing:
+            if self._trial is None or self._trial.done():
+                self._trial = asyncio.create_task(self._try())
+            await asyncio.wait({self._trial}, timeout=TRIAL_SECONDS)
+        return not self._batcher.failing
+
+    async def _try(self) -> None:
+        with contextlib.suppress(Refused):
+            await self._batcher.submit([np.ones(1, dtype=np.int32)], self._timeout)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         return [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in ("input_ids", "attention_mask")]
@@ -117,7 +139,7 @@ class Predictor(Model):
 
     async def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> Any:
         request, mails = payload
-        return request, await self._batcher.submit(mails, self._patience(request))
+        return request, await self._batcher.submit(mails, self._patience(request), (headers or {}).get(REQUEST_ID, ""))
 
     async def postprocess(
         self, result: Any, headers: dict[str, str] | None = None, response_headers: Any = None
@@ -150,6 +172,16 @@ class Predictor(Model):
         wanted = (request.parameters or {}).get("timeout_ms")
         wanted = getattr(wanted, "int64_param", wanted)
         return min(self._timeout, wanted / 1000) if isinstance(wanted, int | float) and wanted > 0 else self._timeout
+
+
+def body_limit(max_tokens: int) -> int:
+    """Bytes that a request to the predictor may have: never fewer than the transformer's largest chunk needs.
+
+    The limit for clients is the transformer's and says nothing about this one: a mail of a few bytes becomes a row as
+    long as the longest of its chunk.
+    """
+    tensors = 2 * CHUNK_MAILS * max_tokens * np.dtype(np.int64).itemsize
+    return max(LEAST_BODY, tensors + JSON_BYTES)
 
 
 def warm_up(engine: Engine, max_tokens: int) -> None:

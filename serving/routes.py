@@ -9,6 +9,8 @@ MODEL_NAME = "mailtriage"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
+GRPC_INFER = "grpc ModelInfer"  # as logs, metrics and traces name it
+
 API_KEY = "x-api-key"
 CLIENT = "x-client-id"  # set by the gateway from the key; what a client sends under this name is overwritten
 REQUEST_ID = "x-request-id"
@@ -17,6 +19,11 @@ MODEL_VERSION = "x-model-version"
 BUNDLE_DIGEST = "x-bundle-digest"  # with a request: the bundle that must answer it
 IDEMPOTENCY_KEY = "idempotency-key"
 REPLAYED = "idempotency-replayed"
+
+# What an id of a request may be, for gateway and servers alike; another one is replaced by a fresh one.
+REQUEST_ID_CHARACTERS, REQUEST_ID_LENGTH = "[A-Za-z0-9._:=/+-]", 128
+
+CHUNK_MAILS = 16  # of one request from the transformer to its predictor
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,11 +226,11 @@ class Stack:
     def _parts(self) -> list[Part]:
         settings = self._settings
         python = [sys.executable, "-m", "serving"]
-        common = ["--bundle", str(settings.bundle.resolve()), "--max-body", str(settings.max_body)]
-        common += ["--request-timeout", str(settings.request_timeout)]
+        common = ["--bundle", str(settings.bundle.resolve()), "--request-timeout", str(settings.request_timeout)]
         predictor = ["predictor", *common, "--http-port", str(self.predictor_port), *settings.predictor_options]
         transformer = ["transformer", *common, "--http-port", str(self.transformer_port)]
         transformer += ["--predictor-host", f"{LOOPBACK}:{self.predictor_port}", "--max-batch", str(settings.max_batch)]
+        transformer += ["--max-body", str(settings.max_body)]
         envoy = [str(envoy_path()), "-c", str(self.folder / "envoy.json"), "--log-level", "warning"]
         envoy += ["--disable-hot-restart", "--concurrency", "2", "--file-flush-interval-msec", "500"]
         root = Path(__file__).resolve().parent.parent

@@ -429,9 +429,10 @@ def test_servers_get_the_limits_of_the_values() -> None:
     )
 
     predictor, transformer = (part["containers"][0]["args"] for part in components(objects).values())
-    shared = {"--request-timeout=12", "--wait-limit=3", "--max-body=8388608"}
+    shared = {"--request-timeout=12", "--wait-limit=3"}
     assert {"--queue-limit=99", "--token-budget=2048"} | shared <= set(predictor)
-    assert {"--max-batch=256"} | shared <= set(transformer)
+    assert {"--max-batch=256", "--max-body=8388608"} | shared <= set(transformer)
+    assert not [argument for argument in predictor if argument.startswith("--max-body")]  # tensors, not clients' bodies
 
 
 def test_servers_know_every_argument_that_they_get() -> None:
