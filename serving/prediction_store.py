@@ -44,12 +44,16 @@ PREDICTIONS = sa.Table(
     sa.Column("cleaned_characters", sa.Integer, nullable=False),
     sa.Column("tokens", sa.Integer, nullable=False),
     sa.Column("latency_ms", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="predict"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionRecord:
-    """One row. `labels` and `confidences` have a value a task; `latency_ms` is the whole request's."""
+    """One row. `labels` and `confidences` have a value a task; `latency_ms` is the whole request's.
+
+    `kind` says what was asked for: `predict`, or `explain`, which gives labels and a decision, too.
+    """
 
     mail_id: str
     request_id: str
@@ -65,6 +69,7 @@ class PredictionRecord:
     cleaned_characters: int
     tokens: int
     latency_ms: float
+    kind: str = "predict"
     predicted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     # Made once, so that a batch whose commit was in doubt can be written again without doubling a row.
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -100,9 +105,14 @@ class PredictionStore:
         return self._url.render_as_string(hide_password=True)
 
     def prepare(self) -> None:
-        """Make the tables, or bring those of an earlier release up to date."""
+        """Make the tables, or bring those of an earlier release up to date.
+
+        Those of a later one, after a rollback, stay: a release adds only columns that need no value.
+        """
         from alembic import command
         from alembic.config import Config
+        from alembic.migration import MigrationContext
+        from alembic.script import ScriptDirectory
 
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +121,11 @@ class PredictionStore:
         with self.engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+            if found is None or found in known:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
 
     def write(self, records: Sequence[PredictionRecord]) -> None:
         """Commit these records; one that is there already is left as it is."""

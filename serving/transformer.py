@@ -27,14 +27,13 @@ from serving.prediction_recorder import PredictionRecorder
 from serving.prediction_store import PredictionRecord
 from serving.predictor_client import Logits, PredictorClient
 from serving.refusals import TIMEOUT, Refused, too_many_mails, unavailable
-from serving.routes import CLIENT, REQUEST_ID
+from serving.routes import CHUNK_MAILS, CLIENT, REQUEST_ID
 from serving.tensors import answer_types, mail_answer, mail_records
 from serving.tracing import measured
 
 logger = logging.getLogger("serving.transformer")
 Result = TypeVar("Result")
 
-CHUNK_MAILS = 16  # a large request is prepared in parts, so that others come in between and the predictor starts early
 LOGGED_IDS = 16
 EXPLAINED_AT_ONCE = 2  # so that explanations, which nobody waits for in a hurry, leave the predictor to the others
 
@@ -162,7 +161,8 @@ class Transformer(Model):
         with self._admission.admitted(given.mails.size) as done:
             parts = await self._classify(given.mails.mails, given.request_id, done)
         predictions = [prediction for _, part in parts for prediction in part]
-        self._record(given, [prepared for prepared, _ in parts], predictions)
+        count_predictions(predictions)
+        self._record("predict", given, [prepared for prepared, _ in parts], predictions)
         answers = given.mails.answers(predictions)
         if not isinstance(given.payload, InferRequest):
             return {"predictions": answers}
@@ -182,15 +182,18 @@ class Transformer(Model):
         with self._admission.admitted(given.mails.size):
             try:
                 async with asyncio.timeout(self._settings.timeout), self._explaining:
+                    prepared = await self._in_thread(self._prepare, given.mails.mails)
                     found = [await self._explain(mail, deadline, given.request_id) for mail in given.mails.mails]
             except TimeoutError:
                 raise self._too_late() from None
         EXPLANATIONS.inc(len(found))
+        self._record("explain", given, [prepared], [explanation.prediction for explanation in found])
         return {"explanations": given.mails.in_order([explanation.to_record() for explanation in found])}
 
     async def _classify(
         self, mails: Sequence[Email], request_id: str, done: Callable[[int], None]
     ) -> list[tuple[Prepared, list[Prediction]]]:
+        """Prepared in chunks, so that other requests come in between and the predictor starts early."""
         deadline = time.monotonic() + self._settings.timeout
         parts: list[asyncio.Task[tuple[Prepared, list[Prediction]]]] = []
         try:
@@ -258,8 +261,7 @@ class Transformer(Model):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, contextvars.copy_context().run, _run, work, *arguments)
 
-    def _record(self, given: _Given, parts: Sequence[Prepared], predictions: Sequence[Prediction]) -> None:
-        count_predictions(predictions)
+    def _record(self, kind: str, given: _Given, parts: Sequence[Prepared], predictions: Sequence[Prediction]) -> None:
         note(
             routed=sum(prediction.decoded.decision == "route" for prediction in predictions),
             errors=len(given.mails.refused),
@@ -273,6 +275,7 @@ class Transformer(Model):
         tokens = [len(ids) for prepared in parts for ids in prepared.input_ids]
         self._recorder.add(
             PredictionRecord(
+                kind=kind,
                 mail_id=prediction.id,
                 request_id=given.request_id,
                 client=given.client,
