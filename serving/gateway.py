@@ -10,12 +10,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from serving.refusals import body_too_large, error_body
-from serving.routes import API_KEY, CLIENT, MODEL_NAME, public_routes
+from serving.routes import (
+    API_KEY,
+    CLIENT,
+    MODEL_NAME,
+    REQUEST_ID,
+    REQUEST_ID_CHARACTERS,
+    REQUEST_ID_LENGTH,
+    public_routes,
+)
 
 V3 = "type.googleapis.com/envoy.extensions"
 KEYS, TOKENS, CERTIFICATE = "api_key_auth", "jwt_authn", "certificate"  # resources, each in a file of its own
 _FILTER = "envoy.filters.http."
 _SPANS_WAIT = "tracing.opentelemetry.flush_interval_ms"
+_KEPT_ID = "x-kept-request-id"
 DEBIAN_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -76,6 +85,7 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
             "server_header_transformation": "PASS_THROUGH",
             "preserve_external_request_id": True,
             "always_set_request_id_in_response": True,
+            "request_id_extension": {"typed_config": _request_ids()},
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
             "max_request_headers_kb": 16,
             "request_headers_timeout": "10s",
@@ -85,7 +95,7 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
                 "idle_timeout": "60s",
                 "headers_with_underscores_action": "REJECT_REQUEST",
             },
-            "early_header_mutation_extensions": [_without_clients_own_name()],
+            "early_header_mutation_extensions": [_mended_headers()],
             "http_filters": _filters(settings),
             "route_config": _route_config(settings),
             "local_reply_config": _local_replies(settings),
@@ -104,14 +114,39 @@ def _listener(settings: GatewaySettings) -> dict[str, Any]:
     }
 
 
-def _without_clients_own_name() -> dict[str, Any]:
-    """Whatever a client calls itself is gone before the log or a server could believe it."""
+def _mended_headers() -> dict[str, Any]:
+    """Before the log or a server could believe them: a client's own name goes, and so does an id that no server takes.
+
+    Without an id Envoy makes one. Envoy has no removal by value, hence the way over a second header.
+    """
+    given = f"request.headers['{REQUEST_ID}']"
+    usable = f"{given}.matches('^{REQUEST_ID_CHARACTERS}+$') && size({given}) <= {REQUEST_ID_LENGTH}"
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": f"{V3}.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove": CLIENT}],
+            "mutations": [
+                {"remove": CLIENT},
+                {"remove": _KEPT_ID},
+                _set_unless_empty(_KEPT_ID, f"%CEL({usable} ? {given} : '')%"),
+                {"remove": REQUEST_ID},
+                _set_unless_empty(REQUEST_ID, f"%REQ({_KEPT_ID})%"),
+                {"remove": _KEPT_ID},
+            ],
         },
+    }
+
+
+def _set_unless_empty(name: str, value: str) -> dict[str, Any]:
+    return {"append": {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+
+
+def _request_ids() -> dict[str, Any]:
+    """Without the mark that Envoy otherwise puts into ids of traced requests, a client's UUIDs among them."""
+    return {
+        "@type": f"{V3}.request_id.uuid.v3.UuidRequestIdConfig",
+        "pack_trace_reason": False,
+        "use_request_id_for_trace_sampling": False,
     }
 
 
@@ -290,11 +325,14 @@ def _collector(url: str) -> dict[str, Any]:
 def _local_replies(settings: GatewaySettings) -> dict[str, Any]:
     """What Envoy itself refuses, in the shape of every other refusal."""
     replies = {
+        400: error_body("bad_request", "expected valid HTTP, with a path and headers that this service takes"),
         401: error_body("unauthorized", f"expected a valid key in the header '{API_KEY}'{_or_token(settings)}"),
         403: error_body("forbidden", "the token is for another audience"),
         404: error_body("not_found", "there is no such route"),
+        408: error_body("slow_body", f"the body did not arrive within {settings.timeout:g} s"),
         413: body_too_large(settings.max_body).body,
         429: error_body("rate_limited", "too many requests a second; send this one again later"),
+        431: error_body("headers_too_large", "the headers are too large; send fewer or shorter ones"),
         503: error_body("unavailable", "the service cannot be reached; send the request again"),
         504: error_body("timeout", "no answer in time; send the request again"),
     }
@@ -327,7 +365,7 @@ def _access_log() -> dict[str, Any]:
         "time": "%START_TIME%",
         "role": "gateway",
         "message": "request",
-        "request_id": "%REQ(X-REQUEST-ID):64%",
+        "request_id": f"%REQ({REQUEST_ID.upper()}):{REQUEST_ID_LENGTH}%",
         "client": f"%REQ({CLIENT.upper()})%",
         "method": "%REQ(:METHOD)%",
         "route": "%ROUTE_NAME%",

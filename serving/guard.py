@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from email.message import Message
@@ -24,7 +24,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.metrics import REQUEST_SECONDS, REQUESTS
 from serving.refusals import Refused, body_too_large, unavailable, unsupported
-from serving.routes import BUNDLE_DIGEST, CLIENT, REQUEST_ID, Route, routes
+from serving.routes import (
+    BUNDLE_DIGEST,
+    CLIENT,
+    REQUEST_ID,
+    REQUEST_ID_CHARACTERS,
+    REQUEST_ID_LENGTH,
+    Route,
+    routes,
+)
 from serving.tracing import server_span, trace_id
 
 logger = logging.getLogger("serving.access")
@@ -32,7 +40,7 @@ logger = logging.getLogger("serving.access")
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer
 
 _request_fields: ContextVar[dict[str, Any] | None] = ContextVar("request_fields", default=None)
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:=/+-]{1,128}")
+_SAFE_ID = re.compile(f"{REQUEST_ID_CHARACTERS}{{1,{REQUEST_ID_LENGTH}}}")
 
 
 def note(**fields: Any) -> None:
@@ -89,9 +97,7 @@ class Guard:
             exchange.status = CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("a request failed", extra={"fields": exchange.fields})
-            await exchange.refuse(
-                Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; see the log")
-            )
+            await exchange.refuse(_internal())
         finally:
             _request_fields.reset(token)
             exchange.close()
@@ -148,8 +154,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send, answer_headers: list[tuple[bytes, bytes]]) -> None:
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        given = self.headers.get(REQUEST_ID, "")
-        self.request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = _usable_id(self.headers.get(REQUEST_ID, ""))
         # KServe hands the headers to the model, which passes the id on to the predictor.
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != REQUEST_ID.encode()]
         scope["headers"].append((REQUEST_ID.encode(), self.request_id.encode()))
@@ -180,19 +185,72 @@ class _Exchange:
 
     def close(self) -> None:
         seconds = time.perf_counter() - self._started
-        REQUESTS.labels(self.route, str(self.status)).inc()
-        REQUEST_SECONDS.labels(self.route).observe(seconds)
+        method = self.method if self.method.isalpha() else ""
         quiet = self.method == "GET" and self.status < 500
-        fields = {
-            "request_id": self.request_id,
-            "client": self.headers.get(CLIENT, "")[:64],
-            "method": self.method if self.method.isalpha() else "",
-            "route": self.route,
-            "status": self.status,
-            "ms": round(seconds * 1000, 2),
-            **self.fields,
-        }
-        logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+        _log_and_count(self.headers, self.request_id, method, self.route, self.status, seconds, self.fields, quiet)
+
+
+@contextlib.contextmanager
+def guarded_call(route: str, headers: dict[str, str]) -> Iterator[None]:
+    """Log and count a gRPC call as `Guard` does a request; its status is the one that REST would give.
+
+    `headers` are the call's metadata; a request id that is missing or unusable is replaced in them.
+
+    Raises:
+        Refused: what is not refused already, but failed, without a word of the failure.
+    """
+    headers[REQUEST_ID] = request_id = _usable_id(headers.get(REQUEST_ID, ""))
+    fields: dict[str, Any] = {}
+    began, status = time.perf_counter(), int(HTTPStatus.OK)
+    token = _request_fields.set(fields)
+    try:
+        yield
+    except asyncio.CancelledError:
+        status = CLIENT_CLOSED_REQUEST
+        raise
+    except Refused as refused:
+        status, fields["refused"] = refused.status, refused.code
+        raise
+    except Exception:
+        refused = _internal()
+        status, fields["refused"] = refused.status, refused.code
+        logger.exception("a request failed", extra={"fields": fields})
+        raise refused from None
+    finally:
+        _request_fields.reset(token)
+        _log_and_count(headers, request_id, "POST", route, int(status), time.perf_counter() - began, fields)
+
+
+def _usable_id(given: str) -> str:
+    return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _internal() -> Refused:
+    return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; see the log")
+
+
+def _log_and_count(
+    headers: Mapping[str, str],
+    request_id: str,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    fields: Mapping[str, Any],
+    quiet: bool = False,
+) -> None:
+    REQUESTS.labels(route, str(status)).inc()
+    REQUEST_SECONDS.labels(route).observe(seconds)
+    line = {
+        "request_id": request_id,
+        "client": headers.get(CLIENT, "")[:64],
+        "method": method,
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        **fields,
+    }
+    logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": line})
 
 
 async def _run_while_connected(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:

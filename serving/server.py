@@ -22,12 +22,12 @@ from starlette.exceptions import HTTPException
 
 from serving.admission import Door
 from serving.dataplane import StrictDataPlane
-from serving.guard import Guard
+from serving.guard import Guard, guarded_call, note
 from serving.idempotency import Idempotency
 from serving.logs import log_exception
 from serving.refusals import Refused, bad_request, error_body
-from serving.routes import MODEL_NAME
-from serving.tracing import close_tracing, server_span
+from serving.routes import GRPC_INFER, MODEL_NAME, REQUEST_ID
+from serving.tracing import close_tracing, server_span, trace_id
 
 logger = logging.getLogger("serving")
 
@@ -144,6 +144,7 @@ class _GrpcServer(GRPCServer):
         from concurrent.futures import ThreadPoolExecutor
 
         from grpc import StatusCode, aio
+        from kserve import InferRequest
         from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
         from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
         from kserve.protocol.grpc.servicer import InferenceServicer
@@ -157,11 +158,21 @@ class _GrpcServer(GRPCServer):
         )
 
         class Servicer(InferenceServicer):
-            """Without the routes that load and unload models, and within the caller's trace."""
+            """Without the routes that load and unload models; logged, counted and refused as over REST."""
 
             async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-                with server_span("grpc ModelInfer", dict(context.invocation_metadata())):
-                    return await super().ModelInfer(request, context)
+                headers = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
+                with guarded_call(GRPC_INFER, headers), server_span(GRPC_INFER, headers):
+                    context.set_trailing_metadata(((REQUEST_ID, headers[REQUEST_ID]),))
+                    note(**({"trace_id": trace} if (trace := trace_id()) else {}))
+                    try:
+                        self.validate_grpc_request(request)
+                        answer, _ = await self._data_plane.infer(
+                            request=InferRequest.from_grpc(request), headers=headers, model_name=request.model_name
+                        )
+                    except tuple(_REFUSALS) as error:
+                        raise _REFUSALS[type(error)].with_traceback(None) from None
+                    return answer.to_grpc()
 
             async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
                 await context.abort(StatusCode.UNIMPLEMENTED, "this server does not offer that")
@@ -185,8 +196,6 @@ _REFUSALS = {
 
 
 async def _answer_refused(_: Request, refused: Refused) -> JSONResponse:
-    from serving.guard import note
-
     note(refused=refused.code)
     return JSONResponse(refused.body, refused.status, refused.headers)
 
