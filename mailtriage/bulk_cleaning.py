@@ -47,7 +47,8 @@ def clean_file(
     """Clean a file or folder of mails into JSON Lines, in the order of the input.
 
     A row is `{"id", "subject", "text", "removed": [{"kind", "rule", "start", "end"}]}`, with `replacement` in a span
-    that has one. The files appear when they are complete.
+    that has one, and `notes` where reading left something alone, such as a winmail.dat. The files appear when they are
+    complete.
 
     Args:
         input: what `read_mails` reads.
@@ -92,7 +93,8 @@ def cleaned_record(mail: Email, cleaned: Cleaned) -> dict[str, Any]:
         | ({"replacement": span.replacement} if span.replacement else {})
         for span in cleaned.removed
     ]
-    return {"id": mail.id, "subject": cleaned.subject, "text": cleaned.text, "removed": removed}
+    record = {"id": mail.id, "subject": cleaned.subject, "text": cleaned.text, "removed": removed}
+    return record | ({"notes": list(mail.notes)} if mail.notes else {})
 
 
 _Rows = list[Email | Rejected]

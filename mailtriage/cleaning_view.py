@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from rich.text import Text
@@ -44,14 +44,16 @@ class Piece(NamedTuple):
     text: str
 
 
-def terminal_view(body: str, cleaned: Cleaned, markup: bool = False) -> Text:
-    """The body for a terminal, with a legend below; control characters show as symbols and do nothing."""
+def terminal_view(body: str, cleaned: Cleaned, markup: bool = False, notes: Sequence[str] = ()) -> Text:
+    """The body for a terminal, with notes and a legend below; control characters show as symbols and do nothing."""
     text = Text()
     for kind, _, piece in _pieces(body, cleaned, markup):
         text.append(piece, style=f"strike {KINDS[kind][0]}" if kind else "")
     text.rstrip()
     if cleaned.kept_as_last_resort:
         text.append(f"\n\n{LAST_RESORT}", style="bold")
+    for note in notes:
+        text.append(f"\n\nNote: {note}", style="bold")
     text.append("\n\n")
     for kind, spans in _counted(cleaned, markup):
         text.append(f"{KINDS[kind][2]} ({spans})", style=f"strike {KINDS[kind][0]}")
@@ -59,7 +61,7 @@ def terminal_view(body: str, cleaned: Cleaned, markup: bool = False) -> Text:
     return text
 
 
-def html_view(body: str, cleaned: Cleaned, markup: bool = False) -> str:
+def html_view(body: str, cleaned: Cleaned, markup: bool = False, notes: Sequence[str] = ()) -> str:
     """The body as an HTML fragment, to be shown with `STYLE`; a struck part tells kind and rule when pointed at."""
     parts = ['<pre class="mail">']
     for kind, rule, piece in _pieces(body, cleaned, markup):
@@ -69,6 +71,7 @@ def html_view(body: str, cleaned: Cleaned, markup: bool = False) -> str:
     parts.append("</pre>")
     if cleaned.kept_as_last_resort:
         parts.append(f'<p class="note">{LAST_RESORT}</p>')
+    parts.extend(f'<p class="note">Note: {html.escape(note)}</p>' for note in notes)
     return "".join(parts) + _legend(_counted(cleaned, markup))
 
 
@@ -83,7 +86,7 @@ def html_page(mails: Iterable[tuple[Email, Cleaned]]) -> Iterator[str]:
         yield f"<article><header><h2>{html.escape(cleaned.subject or '(no subject)')}</h2>"
         identifier, kept = html.escape(mail.id.translate(_CONTROLS)), len(cleaned.text.split())
         yield f"<p>{identifier} · {kept:,} of {len(given):,} words kept</p></header>"
-        yield html_view(mail.body, cleaned) + "</article>\n"
+        yield html_view(mail.body, cleaned, notes=mail.notes) + "</article>\n"
     yield "</body></html>\n"
 
 

@@ -325,7 +325,7 @@ def _show_mails(path: Path, html: Path | None, mail_id: str | None) -> None:
     page = Console(highlight=False)
     for mail, cleaned in _cleaned_mails(path, mail_id):
         page.rule(Text(f"{mail.id}: {cleaned.subject}"), align="left")
-        page.print(terminal_view(mail.body, cleaned))
+        page.print(terminal_view(mail.body, cleaned, notes=mail.notes))
 
 
 def _show_changes(bundle: Path, mails: Path) -> None:

@@ -15,7 +15,8 @@ class Email:
     """One mail. `body` is the decoded text of the mail, plain or HTML, as the client sent it.
 
     `labels` maps a task to a label id; a task that is missing or `None` was not labelled. Mails with the same
-    `thread_id` stand on one side of a split; nothing else reads it.
+    `thread_id` stand on one side of a split; nothing else reads it. `notes` say what reading left
+    alone, and are for a person.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Email:
     custodian_bank: str | None = None
     labels: Mapping[str, str | None] = field(default_factory=dict)
     thread_id: str | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_record(cls, record: object, tasks: Iterable[str] = ()) -> Email:

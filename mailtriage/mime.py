@@ -20,6 +20,19 @@ from mailtriage.mail import Email
 
 # More parts than this are not looked at: no mail that a person writes has them.
 MOST_PARTS = 2000
+LONGEST_HEADER = 20_000  # characters; and of one with parameters, which take time by the square of its length:
+LONGEST_PARAMETERS = 4000
+
+
+class _ShortHeaders(email.policy.Compat32):
+    """Reads headers as ever, but no more of one than a mail program or a person writes."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[: LONGEST_PARAMETERS if name.lower().startswith("content-") else LONGEST_HEADER]
+
+
+_SHORT_HEADERS = _ShortHeaders()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,7 @@ def read_message(data: bytes, fallback_id: str) -> Message:
         InvalidMail: the message holds no text, or its parts nest too deeply.
     """
     try:
-        message = email.message_from_bytes(data, policy=email.policy.compat32)
+        message = email.message_from_bytes(data, policy=_SHORT_HEADERS)
         reading = _Reading()
         text = _text_of(message, reading)
     except RecursionError:
@@ -75,11 +88,18 @@ def header(message: Mime, name: str) -> str:
     for key, value in message.raw_items():
         if key.lower() == name.lower():
             raw = str(value).encode("utf-8", "surrogateescape")
-            return _FOLD.sub(" ", decode_words(decode(raw, None))).strip()
+            return _unfolded(decode_words(decode(raw, None)))
     return ""
 
 
-_FOLD = re.compile(r"\s*[\r\n]\s*")
+_LINE_BREAKS = re.compile(r"[\r\n]+")
+
+
+def _unfolded(text: str) -> str:
+    """A header in one line: a search for the white space around a break would try each run of spaces over and over."""
+    return " ".join(filter(None, (part.strip() for part in _LINE_BREAKS.split(text))))
+
+
 # =?utf-8?Q?Depot=C3=BCbertrag?= =?utf-8?B?IGF1cyBN?=
 _ENCODED_WORD = re.compile(r"=\?([^?\s]{1,60})\?([bq])\?([^?]*)\?=(?:\s+(?==\?[^?\s]{1,60}\?[bq]\?))?", re.IGNORECASE)
 

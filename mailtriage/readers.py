@@ -10,7 +10,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -287,7 +287,8 @@ def _read_eml(file: IO[bytes], path: Path) -> _Rows:
 
 def _message(data: bytes, fallback_id: str) -> Email | InvalidMail:
     try:
-        return read_message(data, fallback_id).mail
+        message = read_message(data, fallback_id)
+        return replace(message.mail, notes=message.notes)
     except InvalidMail as error:
         return error
 

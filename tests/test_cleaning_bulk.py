@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,18 @@ def test_options_reach_the_cleaning(tmp_path: Path) -> None:
     assert read(tmp_path / "clean.jsonl")[0]["text"] == "meine Nummer ist [PHONE]."
 
 
+def test_what_reading_left_alone_is_in_the_row(tmp_path: Path) -> None:
+    mails = tmp_path / "mail.eml"
+    mails.write_bytes(
+        b"Content-Type: multipart/mixed; boundary=rand\n\n--rand\nContent-Type: text/plain\n\nFrage\n"
+        b"--rand\nContent-Type: application/ms-tnef; name=winmail.dat\n\nxx\n--rand--\n"
+    )
+
+    clean_file(mails, tmp_path / "clean.jsonl")
+
+    assert read(tmp_path / "clean.jsonl")[0]["notes"] == ["winmail.dat (Outlook's own format, TNEF) was left alone"]
+
+
 def test_a_file_that_breaks_off_leaves_no_output(tmp_path: Path) -> None:
     mails = tmp_path / "mails.jsonl.gz"
     mails.write_bytes(b"kein gzip")
@@ -93,17 +106,23 @@ def test_a_file_that_breaks_off_leaves_no_output(tmp_path: Path) -> None:
 PEAK = """
 import resource, sys
 from mailtriage.bulk_cleaning import clean_file
-clean_file(sys.argv[1], sys.argv[2], processes=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+if __name__ == "__main__":
+    clean_file(sys.argv[1], sys.argv[2], processes=int(sys.argv[3]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # of this process, not of those that it started
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in KiB, which is what Linux reports")
-def test_ten_times_the_mails_need_hardly_more_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ten_times_the_mails_need_hardly_more_memory(tmp_path: Path, processes: int) -> None:
+    program = tmp_path / "peak.py"  # a file: processes that are spawned read it again
+    program.write_text(PEAK, encoding="utf-8")
+
     def peak(count: int) -> int:
         mails = write_mails(tmp_path / f"{count}.jsonl", count)
-        command = [sys.executable, "-c", PEAK, str(mails), str(tmp_path / "clean.jsonl")]
-        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        command = [sys.executable, str(program), str(mails), str(tmp_path / "clean.jsonl"), str(processes)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        return int(subprocess.run(command, capture_output=True, check=True, text=True, env=environment).stdout)
 
     small, large = peak(2_000), peak(20_000)
 

@@ -1,4 +1,4 @@
-"""The example in docs/cleaning.md prints what the page says, and its table names every kind."""
+"""The examples in docs/cleaning.md print what the page says, and its table names every kind."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mailtriage.cleaning_view import KINDS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "cleaning.md").read_text(encoding="utf-8")
 
 
-def test_the_example_prints_what_the_page_says() -> None:
-    program, printed = re.findall(r"```(?:python)?\n(.*?)```", PAGE, re.DOTALL)[:2]
+@pytest.mark.parametrize("first", [0, 2], ids=["a body", "a whole message"])
+def test_the_examples_print_what_the_page_says(first: int) -> None:
+    program, printed = re.findall(r"```(?:python)?\n(.*?)```", PAGE, re.DOTALL)[first : first + 2]
 
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mailtriage.cleaning import clean
 from mailtriage.cleaning_view import KINDS, html_page, html_view, terminal_view
+from mailtriage.mail import Email
 from mailtriage.readers import Rejected, read_mails
 
 FIXTURES = Path(__file__).parent / "fixtures" / "mails"
@@ -63,6 +64,14 @@ def test_what_is_not_struck_is_the_cleaned_text_of_every_mail() -> None:
 
         kept = html.unescape(re.sub(r"<del.*?</del>", "", shown, flags=re.DOTALL))
         assert kept.translate(SYMBOLS) == cleaned.text.translate(SYMBOLS), mail.id
+
+
+def test_what_reading_left_alone_is_noted_below_the_mail() -> None:
+    mail = Email("a", "Auszug", "Der Auszug fehlt.", notes=("winmail.dat & mehr",))
+    cleaned = clean(mail.body, mail.subject)
+
+    assert "Note: winmail.dat & mehr" in terminal_view(mail.body, cleaned, notes=mail.notes).plain
+    assert "Note: winmail.dat &amp; mehr" in "".join(html_page([(mail, cleaned)]))
 
 
 def test_a_page_holds_every_mail_and_fetches_nothing() -> None:
