@@ -31,6 +31,7 @@ class Example:
     removed_kinds: tuple[str, ...] = ()
     trace: Trace | None = None
     thread_id: str | None = None
+    attachments: int | None = None
 
     @classmethod
     def from_email(cls, mail: Email, of_mails: int = 0) -> Example:
@@ -46,6 +47,7 @@ class Example:
             language=guess_language(f"{cleaned.subject} {cleaned.text}"),
             removed_kinds=tuple(sorted({removed.kind for removed in cleaned.removed} - {"whitespace"})),
             trace=traced(mail, cleaned, of_mails),
+            attachments=mail.attachments,
             thread_id=mail.thread_id,
         )
 
@@ -110,8 +112,9 @@ def example_line(example: Example) -> str:
         "received_at": example.received_at.isoformat() if example.received_at else None,
         "trace": example.trace.to_record() if example.trace else None,
     }
-    if record["thread_id"] is None:  # files of mails without threads stay the same to the byte
-        del record["thread_id"]
+    for late in ("thread_id", "attachments"):  # files of mails without these stay the same to the byte
+        if record[late] is None:
+            del record[late]
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 

@@ -15,8 +15,8 @@ class Email:
     """One mail. `body` is the decoded text of the mail, plain or HTML, as the client sent it.
 
     `labels` maps a task to a label id; a task that is missing or `None` was not labelled. Mails with the same
-    `thread_id` stand on one side of a split; nothing else reads it. `notes` say what reading left
-    alone, and are for a person.
+    `thread_id` stand on one side of a split; nothing else reads it. `attachments` counts the files that came with it,
+    `None` where nobody counted; only evaluation reads it. `notes` say what reading left alone, and are for a person.
     """
 
     id: str
@@ -26,6 +26,7 @@ class Email:
     custodian_bank: str | None = None
     labels: Mapping[str, str | None] = field(default_factory=dict)
     thread_id: str | None = None
+    attachments: int | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -49,6 +50,7 @@ class Email:
             custodian_bank=_text(record, "custodian_bank").strip() or None,
             labels={task: _text(record, task).strip() or None for task in tasks if task in record},
             thread_id=_thread(record),
+            attachments=_attachments(record.get("attachments")),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -58,6 +60,8 @@ class Email:
             record["received_at"] = self.received_at.isoformat()
         if self.custodian_bank is not None:
             record["custodian_bank"] = self.custodian_bank
+        if self.attachments is not None:
+            record["attachments"] = self.attachments
         if self.thread_id is not None:
             record["thread_id"] = self.thread_id
         return record | dict(self.labels)
@@ -98,6 +102,15 @@ def _time(record: Mapping[str, Any]) -> datetime | None:
         raise InvalidMail(
             "wrong_type", "expected 'received_at' to be a time such as 2026-11-01T09:30:00+01:00, found another text"
         ) from None
+
+
+def _attachments(value: object) -> int | None:
+    """A count, also as a CSV holds it, or a list of files; whatever else stands under this name says nothing."""
+    if isinstance(value, list | tuple):
+        return len(value)
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _json_type(value: object) -> str:

@@ -53,6 +53,8 @@ class _Text:
 class _Reading:
     notes: list[str] = field(default_factory=list)
     parts: int = 0
+    attachments: int = 0
+    opaque: bool = False  # something was left alone that may hold files
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -79,7 +81,14 @@ def read_message(data: bytes, fallback_id: str) -> Message:
     if not subject.strip() and not text.text.strip():
         raise InvalidMail("no_text", "expected a text in the message's subject or parts, found none")
     own = _identifier(message)
-    mail = Email(own or fallback_id, subject, text.text, _date(message), thread_id=_thread(message) or own or None)
+    mail = Email(
+        own or fallback_id,
+        subject,
+        text.text,
+        _date(message),
+        thread_id=_thread(message) or own or None,
+        attachments=None if reading.opaque else reading.attachments,
+    )
     return Message(mail, tuple(reading.notes))
 
 
@@ -187,6 +196,7 @@ def _text_of(part: Mime, reading: _Reading) -> _Text:
     if not part.is_multipart():
         return _leaf(part, kind, reading)
     if kind == "multipart/encrypted":
+        reading.opaque = True
         reading.note("an encrypted part was left alone")
         return _Text("")
     parts = [inner for inner in part.get_payload() if isinstance(inner, Mime)]
@@ -199,8 +209,10 @@ def _text_of(part: Mime, reading: _Reading) -> _Text:
 def _leaf(part: Mime, kind: str, reading: _Reading) -> _Text:
     name = str(part.get_filename() or "").lower()
     if kind == "application/ms-tnef" or name == "winmail.dat":
+        reading.opaque = True
         reading.note("winmail.dat (Outlook's own format, TNEF) was left alone")
     elif kind in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
+        reading.opaque = True
         reading.note("an encrypted or opaquely signed part was left alone")
     elif (
         kind in ("text/plain", "text/html")
@@ -213,7 +225,12 @@ def _leaf(part: Mime, kind: str, reading: _Reading) -> _Text:
         if kind == "text/html":
             return _Text(text, is_html=True)
         return _Text(_unflowed(text, part))
+    elif (name or part.get_content_disposition() == "attachment") and kind not in _SIGNATURES:
+        reading.attachments += 1
     return _Text("")
+
+
+_SIGNATURES = ("application/pkcs7-signature", "application/x-pkcs7-signature", "application/pgp-signature")
 
 
 def _named(part: Mime, name: str) -> bool:

@@ -90,6 +90,17 @@ def test_slices_cover_every_mail(result):
         assert sum(group["mails"] for group in groups.values()) == 80
 
 
+def test_mails_are_grouped_by_the_files_they_brought_and_by_their_words_only_where_nobody_counted():
+    mails = [
+        Example("0", "", "Anbei mein Ausweis.", attachments=0),
+        Example("1", "", "Wo bleibt mein Geld?", attachments=2),
+        Example("2", "", "Der Beleg ist im Anhang."),
+        Example("3", "", "Bitte rufen Sie mich an."),
+    ]
+    groups = evaluation.slices(mails)["attachment"]
+    assert groups == ["without a file", "with a file", "not known, speaks of one", "not known, speaks of none"]
+
+
 def test_confusion_table_agrees_with_the_metrics(output, result, taxonomy):
     for task in taxonomy.tasks:
         labels, matrix = evaluation.read_table(output / f"confusion_{task.id}.csv")

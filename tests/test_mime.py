@@ -8,6 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from mailtriage.errors import InvalidMail
+from mailtriage.examples import Example
+from mailtriage.mail import Email
 from mailtriage.mime import decode_words, read_message
 
 TEXT = "Grüße, ich möchte 5.000 € umbuchen."
@@ -255,3 +257,35 @@ def test_a_thousand_nested_parts_are_read_or_refused_but_never_crash() -> None:
 )
 def test_broken_messages_are_read_or_refused(data: bytes) -> None:
     assert outcome(data) in ("read", "no_text")
+
+
+FILE = part("application/pdf", "%PDF", 'Content-Disposition: attachment; filename="a.pdf"\r\n')
+PHOTO = part("image/jpeg", "x", 'Content-Disposition: inline; filename="photo.jpg"\r\n')
+SIGNATURE = part("application/pkcs7-signature", "x", 'Content-Disposition: attachment; filename="smime.p7s"\r\n')
+
+
+@pytest.mark.parametrize(
+    ("data", "files"),
+    [
+        (multipart("alternative", PLAIN, HTML), 0),
+        (multipart("related", HTML, PHOTO), 0),  # a picture of the page itself
+        (multipart("mixed", PLAIN, FILE, PHOTO), 2),
+        (multipart("mixed", PLAIN, part("text/plain", "Auszug", "Content-Disposition: attachment\r\n")), 1),
+        (multipart("signed", PLAIN, SIGNATURE), 0),
+        (multipart("mixed", PLAIN, part("application/ms-tnef", "x", "")), None),  # nobody knows what is in it
+    ],
+)
+def test_files_that_came_with_a_mail_are_counted(data: bytes, files: int | None) -> None:
+    mail = read_message(data, "x").mail
+
+    assert mail.attachments == files
+    assert Email.from_record(mail.to_record()).attachments == files
+    assert Example.from_email(mail).attachments == files
+
+
+@pytest.mark.parametrize(
+    ("given", "files"),
+    [(["a.pdf", "b.pdf"], 2), ("3", 3), (0, 0), ("a.pdf", None), (True, None), (-1, None), ({}, None)],
+)
+def test_a_record_may_count_its_files_or_list_them(given: object, files: int | None) -> None:
+    assert Email.from_record({"id": "1", "body": "x", "attachments": given}).attachments == files
