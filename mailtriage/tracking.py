@@ -24,8 +24,10 @@ from mailtriage.errors import DataError
 
 DEFAULT_FOLDER = Path("work/mlflow")
 EXPERIMENT = "mailtriage"
-UNLOGGED = ("slices", "model", "split")  # in metrics.json only: too many, or no numbers
-_FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in the name of a metric
+UNLOGGED = ("model",)  # in metrics.json only: no figures
+SMALLEST_GROUP = 30  # mails; smaller groups of a slice stay in metrics.json, as the report leaves them out
+_FORBIDDEN = re.compile(r"[^\w\-. :]|^\.+$", re.ASCII)  # between the slashes of a metric's name: MLflow takes paths
+LONGEST_PART = 60  # characters of it; the whole name may have 250
 _SQLITE = "sqlite:///"
 _BATCH = 1000  # metrics in one request, the most that MLflow takes
 
@@ -138,15 +140,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of `metrics.json` by name, such as `topic/labels/fees/f1`; intervals and `UNLOGGED` are left out."""
+    """The numbers of `metrics.json` by name, such as `topic/labels/fees/f1`, and `low` and `high` of an interval.
+
+    Left out are `UNLOGGED`, intervals of single labels, and small groups of mails.
+    """
     result: dict[str, float] = {}
     for key, value in metrics.items():
         if not prefix and key in UNLOGGED:
             continue
+        part = _FORBIDDEN.sub("_", key)[:LONGEST_PART]
         if isinstance(value, Mapping):
-            result |= flatten_metrics(value, f"{prefix}{key}/")
+            of_label = key == "intervals" and "/labels/" in prefix
+            small = prefix.startswith("slices/") and value.get("mails", SMALLEST_GROUP) < SMALLEST_GROUP
+            if not (of_label or small):
+                result |= flatten_metrics(value, f"{prefix}{part}/")
+        elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+            result |= flatten_metrics(dict(zip(("low", "high"), value, strict=True)), f"{prefix}{part}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            result[_FORBIDDEN.sub("_", f"{prefix}{key}")] = float(value)
+            result[f"{prefix}{part}"] = float(value)
     return result
 
 

@@ -13,11 +13,20 @@ METRICS = {
         "macro_f1": 0.81,
         "support": 120,
         "intervals": {"macro_f1": [0.7, 0.9]},
-        "routing": {"precision": None, "coverage": 0.0},
-        "labels": {"R&D": {"f1": 0.5}},
+        "calibration": {"ece_after": 0.02, "ece_by_chance": [0.01, 0.03]},
+        "routing": {"precision": None, "coverage": 0.0, "interval": []},
+        "labels": {"R&D": {"f1": 0.5, "intervals": {"f1": [0.4, 0.6]}}},
     },
-    "overall": {"mean_macro_f1": 0.81},
-    "slices": {"language": {"de": {"mails": 100}}},
+    "overall": {"mean_macro_f1": 0.81, "mails_seen": None},
+    "slices": {
+        "language": {
+            "de": {"mails": 100, "queue": {"macro_f1": 0.7}},
+            "en": {"mails": 20, "queue": {"macro_f1": 0.1}},
+        },
+        "custodian_bank": {"../Bank A/B/": {"mails": 50}, "..": {"mails": 50}, "x" * 300: {"mails": 50}},
+    },
+    "split": {"groups": {"ids": {"all": 120, "crossing": 0}}, "parts": {"test": {"mails": 120, "first": "2026-01-01"}}},
+    "model": {"name": "mailtriage", "version": "7"},
 }
 
 
@@ -54,9 +63,19 @@ def test_history_becomes_a_curve(run, mlflow_folder):
 def test_metric_names_are_those_that_mlflow_takes_and_what_is_no_number_is_left_out():
     flat = tracking.flatten_metrics(METRICS)
     assert flat["queue/labels/R_D/f1"] == 0.5
-    assert not any("intervals" in name or "slices" in name for name in flat)
+    assert not any(name.startswith("model/") for name in flat)
     assert "queue/routing/precision" not in flat
     assert all(math.isfinite(value) for value in flat.values())
+
+
+def test_intervals_groups_and_the_split_are_metrics_too_but_for_small_groups_and_single_labels():
+    flat = tracking.flatten_metrics(METRICS)
+    assert (flat["queue/intervals/macro_f1/low"], flat["queue/intervals/macro_f1/high"]) == (0.7, 0.9)
+    assert flat["queue/calibration/ece_by_chance/high"] == 0.03
+    assert flat["slices/language/de/queue/macro_f1"] == 0.7
+    assert flat["split/groups/ids/crossing"] == 0
+    assert flat["split/parts/test/mails"] == 120
+    assert not any(name.startswith(("slices/language/en", "queue/labels/R_D/intervals")) for name in flat)
 
 
 def test_a_run_that_cannot_be_written_whole_is_marked_as_failed(mlflow_folder, tmp_path):
