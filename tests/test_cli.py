@@ -190,6 +190,8 @@ def test_evaluate_never_calls_a_mail_unseen_that_the_model_or_another_was_traine
     assert metrics["overall"]["mails"] == 200
     assert 180 - left_out <= metrics["overall"]["mails_seen"] <= 190
     assert metrics["champion"]["mails_seen"] == metrics["against"]["the other"]["mails_seen"] == 200
+    for task in ("line_of_business", "queue", "topic"):
+        assert metrics["against"]["the other"][task]["macro_f1"] == metrics["champion"][task]["macro_f1"] > 0
     page = _page(tmp_path)
     assert "that the model has not seen" not in page
     assert f"fitted on or chosen by {metrics['overall']['mails_seen']} of these 200 mails" in page
