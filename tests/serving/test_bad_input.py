@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import select
 import socket
 import time
 
@@ -240,10 +241,20 @@ def test_ten_megabytes_are_413_at_every_door(stack, address):
     assert SECRET.encode() not in answer
 
 
-def test_ten_thousand_instances_are_413(stack):
-    body = json.dumps({"instances": [{"id": "1", "body": "x"}] * 5_000}).encode()
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        (V1, {"instances": [{"id": "1"}] * 10_000}),
+        (V1, {"instances": [0] * 10_000}),
+        (EXPLAIN, {"instances": [{}] * 10_000}),
+        (V2, {"inputs": [column(name, ["x"] * 10_000) for name in ("id", "body")]}),
+    ],
+)
+def test_ten_thousand_instances_are_413(stack, path, content):
+    body = json.dumps(content).encode()
 
-    assert refusal(post(stack, V1, body, **JSON)) == (413, "too_many_mails")
+    assert len(body) < stack.max_body  # it is their number that is refused
+    assert refusal(post(stack, path, body, **JSON)) == (413, "too_many_mails")
 
 
 @pytest.mark.parametrize("path", [V1, V2, EXPLAIN])
@@ -313,6 +324,86 @@ def test_a_client_that_sends_too_slowly_is_let_go_and_harms_no_other(slow_stack,
     assert not any(SECRET.encode() in answer for answer in answers)
 
 
+def test_a_client_that_sends_its_headers_too_slowly_is_let_go_and_harms_no_other(stack):
+    """Envoy gives them 10 s of the 30 s of a request: a byte now and then gains no time."""
+    lines = head(V1, stack, 1_000)
+    connections = [socket.create_connection(split(stack.gateway), timeout=20) for _ in range(20)]
+    began = time.monotonic()
+
+    with contextlib.ExitStack() as opened:
+        for connection in connections:
+            opened.enter_context(connection)
+        for position in range(60):
+            for connection in connections:
+                with contextlib.suppress(OSError):  # let go
+                    connection.send(lines[position : position + 1])
+            if position == 4:
+                asked = time.monotonic()
+                predictions = stack.predict([{"id": "quick", "body": "Wo ist meine Dividende?"}])
+                quick = time.monotonic() - asked
+            if select.select(connections, [], [], 0.25)[0]:
+                break
+        took = time.monotonic() - began
+        answers = [read_all(connection) for connection in connections]
+
+    assert predictions[0]["id"] == "quick"
+    assert quick < 2
+    assert 5 < took < 13
+    assert {answer.split(b" ", 2)[1] for answer in answers} == {b"408"}
+
+
+def test_a_client_that_does_not_read_its_answer_is_let_go_and_harms_no_other(slow_stack):
+    """A request has 3 s, the route 5 s more; an answer of 15 MB fits in no buffer on the way."""
+    ids = ["7" * 190_000] * 40  # they come back, twice
+    body = v2(column("id", ids), column("body", ["Wo ist meine Dividende?"] * len(ids)))
+    with contextlib.ExitStack() as opened:
+        connections = [opened.enter_context(unread(slow_stack)) for _ in range(3)]
+        for connection in connections:
+            connection.sendall(head(V2, slow_stack, len(body)) + body)
+        ports = {connection.getsockname()[1] for connection in connections}
+        for connection in connections:  # it has begun, and goes on for more than is read
+            connection.recv(1)
+        began = time.monotonic()
+
+        predictions = slow_stack.predict([{"id": "quick", "body": "Wo ist meine Dividende?"}])
+        quick = time.monotonic() - began
+        held = ports & gateways_clients(slow_stack)
+        while ports & gateways_clients(slow_stack) and time.monotonic() < began + 20:
+            time.sleep(0.2)
+        took = time.monotonic() - began
+        rest = [read_rest(connection) for connection in connections]
+
+    assert predictions[0]["id"] == "quick"
+    assert quick < 2
+    assert held == ports
+    assert took < 13
+    assert all(0 < size < len(body) for size in rest)  # what was on its way, not the whole answer
+    assert slow_stack.predict([{"id": "later", "body": "Depot"}])[0]["id"] == "later"
+
+
+def unread(served):
+    """A connection that takes in as little as the system allows."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(split(served.gateway))
+    return connection
+
+
+def read_rest(connection):
+    """Bytes until the other side ends."""
+    size = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            size += len(data)
+    return size
+
+
+def gateways_clients(served):
+    """Ports of the clients that are connected to the gateway."""
+    return {connection.raddr.port for connection in served.part("gateway").connections() if connection.raddr}
+
+
 def head(path, served, length):
     fields = f"host: x\r\nx-api-key: {served.api_key}\r\ncontent-type: application/json\r\ncontent-length: {length}"
     return f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
@@ -348,3 +439,4 @@ def test_no_text_of_a_mail_reaches_a_log(stack):
 
     assert '"ids":["m-1"]' in logs
     assert word not in logs
+    assert {word, SECRET} <= set(stack.secrets)  # which are looked for once more when the stack has stopped
