@@ -43,6 +43,8 @@ _REPORT = pattern(
     # Am 12.03.2024 schrieb ich Ihnen bereits      Am 3. März um 10:15 Uhr schrieb mir Ihr Kollege Folgendes:
     r"(?:schrieb(?:en)?|wrote|sent)\s+(?:ich|wir|mir|uns|sie|er|man|ihnen|du|dir|ihre?[rmn]?|meine?|unsere?|to|me|us"
     r"|you|the|that)\b",
+    # Am 12.03.2024 um 10:15 Uhr schrieb Frau Stein:      schrieb die Hotline:
+    r"schrieb(?:en)?\s+(?:herrn?|frau|der|die|das|ein|eine)\b",
     # On 12 March at 10:15 your colleague wrote:      Am 3.3.2024 um 9:00 haben Sie mir geschrieben:
     r"\b(?:ich|wir|mir|uns|sie|man|wurde|I|we|he|she|they|you|your|my|our|ihre?r?|meine?|unsere?)\b[^<@]{0,60}?"
     r"\b(?:schrieb(?:en)?|geschrieben|wrote|sent)\b",

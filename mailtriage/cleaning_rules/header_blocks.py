@@ -74,7 +74,13 @@ def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int
             break
         else:
             last = index + 1
-    return last if _is_block(found, least) else None
+    return last if _is_block(found, least, announced=start > 0 and _is_announced(lines, start)) else None
+
+
+def _is_announced(lines: Sequence[Line], position: int) -> bool:
+    """Whether the words above end in a colon: `Bitte überweisen:`"""
+    above = lines[position - 1].text or (lines[position - 2].text if position > 1 else "")
+    return above.endswith(":")
 
 
 def next_text(lines: Sequence[Line], position: int) -> int:
@@ -92,7 +98,8 @@ def _continues(lines: Sequence[Line], index: int) -> bool:
     return index + 1 < len(lines) and is_heading(lines[index + 1].text)
 
 
-def _is_block(found: dict[str, str], least: int) -> bool:
+def _is_block(found: dict[str, str], least: int, announced: bool) -> bool:
+    """Whether headings introduce a mail; what a client announces himself must hold an address to do so."""
     main = {"from", "date", "to", "subject"} & found.keys()
     if least == 1:
         return bool(main)
@@ -101,6 +108,8 @@ def _is_block(found: dict[str, str], least: int) -> bool:
     parties = [found[field] for field in ("from", "to", "cc") if field in found]
     if any("@" in party for party in parties):
         return True
+    if announced:
+        return False
     date = found.get("date", "")
     return _TIME.search(date) is not None or (
         _DATE.search(date) is not None and not any(_ACCOUNT.search(party) for party in parties)

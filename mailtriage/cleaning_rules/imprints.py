@@ -67,7 +67,8 @@ _BANK = (
 _PRIVATE = pattern(r"\bSt(?:euer)?\.?-?\s?(?:Nr\b|nummer)")
 # Bitte ändern Sie die Firmendaten.      Wir haben einen neuen Geschäftsführer.      our company details
 _COMPANY_AS_TOPIC = pattern(
-    r"\b(?:firmen|unternehmens|gesellschafts|stamm|register|handelsregister)(?:daten|eintrag\w*|auszug\w*|angaben"
+    r"\b(?:angaben|daten) (?:zu|zur|zum|der|des|unserer?|meiner?) (?:firma|gesellschaft|unternehmens?)\b"
+    r"|\b(?:firmen|unternehmens|gesellschafts|stamm|register|handelsregister)(?:daten|eintrag\w*|auszug\w*|angaben"
     r"|namen?)\b"
     r"|\bgesch(?:ä|ae)ftsf(?:ü|ue)hr\w+|\bfirmierung|\bumfirm\w+|\bhandelsregister|\bimpressum|\brechtsform|\bfirmensitz"
     r"|\bbankverbindung|\bkontoverbindung|\bcompany (?:data|details|name|register)"

@@ -60,8 +60,9 @@ _ANSWERS_BELOW = pattern(
     r"(?:antwort(?:en)?|anmerkung(?:en)?|kommentare?|ergänzung(?:en)?|angaben|answers?|comments?|repl(?:y"
     r"|ies))\b.{0,50}"
     r"\b(?:im text|unten|in (?:rot|blau|grün|fett|red|blue|bold)|darunter|below|dazwischen)\b",
-    # Ich antworte inline.      direkt im Text      Unten habe ich die Angaben ergänzt.
-    r"\binline\b|\b(?:unten|direkt) im (?:text|mail)|\b(?:unten|below)\b.{0,30}\b(?:ergänzt|beantwortet|eingefügt"
+    # Ich antworte inline.      siehe unten in rot      direkt im Text      Unten habe ich die Angaben ergänzt.
+    r"\binline\b|\b(?:unten|below)\b.{0,20}\bin (?:rot|blau|grün|red|blue|green)\b"
+    r"|\b(?:unten|direkt) im (?:text|mail)|\b(?:unten|below)\b.{0,30}\b(?:ergänzt|beantwortet|eingefügt"
     r"|answered|added)\b",
 )
 _POINTS_BELOW = pattern(
@@ -80,6 +81,9 @@ _HANDS_ON = pattern(
     r"\bleite (?:ich|wir)\b[^.!?]{0,100}\bweiter\b|\b(?:ich|wir) leiten?\b[^.!?]{0,100}\bweiter\b|\bforwarding\b",
     # folgende Mail habe ich bekommen      die weitergeleitete Anfrage      see the message below
     r"\b(?:folgende|nachfolgende|nachstehende|unten ?stehende|weitergeleitete)n? (?:e-?mail|mail|nachricht|anfrage)\b",
+    # nochmals meine Mail vom 1. März, auf die ich keine Antwort bekam:      siehe meine Mail unten
+    r"\bmeine (?:e-?mail|mail|nachricht|anfrage)\b[^.!?]{0,40}\bunten\b|\b(?:anbei|hier) [^.!?]{0,30}\bmeine (?:e-?mail"
+    r"|mail|nachricht|anfrage)\b",
     r"\b(?:e-?mail|message|request) below\b|\bbelow (?:e-?mail|message|request)\b|\bfollowing (?:e-?mail|message)\b",
 )
 _WORD = re.compile(r"[^\W\d_]{2,}")

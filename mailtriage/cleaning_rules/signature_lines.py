@@ -60,6 +60,7 @@ _CLIENT_FACT = pattern(
     r"|verbindung)?\b\.?\s?(?:lautet|ist)?[\s:.#-]{0,4}[^\d]{0,25}\d",
     # Aktenzeichen: 12/345      IBAN DE89 3704 0044 0532 0130 00      Steuer-ID: 12 345 678 901      geb. 01.02.1970
     r"(?:aktenzeichen|az\b\.?|ihr zeichen|iban|wkn|isin|steuer-?(?:id|identifikationsnummer|nr|nummer)|geburtsdatum"
+    r"|geb\.?-?datum|geburtstag|dob|date of birth|born"
     r"|geb(?:oren)?\b\.?(?: am)?)[\s:.#-]{0,4}[^\d]{0,15}\d",
     # Customer number: 12345      Account no. 12345
     r"(?:my )?(?:customer|account|client|policy|reference|ref|user|securities account|custody account)[- ]?(?:no"
@@ -87,11 +88,17 @@ _URGENCY = pattern(
 _WHEN_TO_CALL = pattern(
     r"\berreichbar\b|\brückruf|\b(?:ab|vor|nach|bis) \d{1,2}(?:[:.]\d\d)? ?uhr\b|\b(?:call|reach) me\b",
 )
+# neue Adresse:      Neue Handynummer: 0170 1234567      old address:
+_CHANGED = pattern(
+    r"(?:meine |my |our |unsere )?(?:neue?[rns]?|alte?[rns]?|bisherige?[rns]?|künftige?[rns]?|new|old|previous|former)"
+    r" (?:\w{0,12}adresse|anschrift|\w{0,12}nummer|telefon\w*|handy\w*|mobil\w*|e-?mail\w*|name|konto\w*"
+    r"|\w{0,5}bankverbindung|iban|address|(?:phone |mobile )?number|phone|account)\b",
+)
 _LABELLED = pattern(r"[^\W\d_][\w .-]{1,25}:\s{0,3}\S")
 _POSTSCRIPT = pattern(
     # PS: Bitte auch den Sparplan anpassen.      P.S. Mein Name ist jetzt Muster.      NB: ...      Nachtrag: ...
     r"[*_]{0,2}(?:P\.?\s?P?\.?\s?S\b\.?|N\.?B\.?:|Nachtrag|Nachsatz|Ergänzung|Edit:|Übrigens|Noch etwas|Noch eine"
-    r"|By the way|Btw)",
+    r"|Noch was|Und noch|Ach ja|Ach so|Außerdem|Zusätzlich|By the way|Btw|One more thing)",
 )
 _ATTACHMENT = pattern(
     # Anlagen: Freistellungsauftrag.pdf      Anbei die Kopie      Enclosures: 2
@@ -109,7 +116,7 @@ _SENTENCE = pattern(
 )
 
 
-_KEPT = pattern(_POSTSCRIPT.pattern, _ATTACHMENT.pattern, _CLIENT_FACT.pattern, _URGENCY.pattern)
+_KEPT = pattern(_POSTSCRIPT.pattern, _CHANGED.pattern, _ATTACHMENT.pattern, _CLIENT_FACT.pattern, _URGENCY.pattern)
 _KEPT_INSIDE = (_CLIENT_NUMBER, _ROLE, _WHEN_TO_CALL)
 
 
@@ -154,8 +161,8 @@ def is_labelled(text: str) -> bool:
 
 
 def is_postscript(text: str) -> bool:
-    """Whether a line begins with `PS` or its like."""
-    return _POSTSCRIPT.match(text) is not None
+    """Whether a line begins with `PS` or its like, or with what has changed: the client goes on."""
+    return _POSTSCRIPT.match(text) is not None or _CHANGED.match(text) is not None
 
 
 def is_prose(text: str) -> bool:

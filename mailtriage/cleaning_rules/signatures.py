@@ -37,7 +37,8 @@ _RULE = pattern(r"(?:[-_=*~#+─—–.•·|]{2,}|[—–_ᐧ·•|])$")
 _REFERS_TO_SIGNATURE = pattern(
     # Meine neue Nummer steht in der Signatur.      see my signature
     r"\b(?:siehe|in|aus|s\.|laut|see)\s(?:der|meiner|unserer|my|the)?\s?(?:signatur|signature)\b",
-    # Meine neue Adresse finden Sie unten.
+    # Meine neue Adresse finden Sie unten.      unter der unten stehenden Nummer
+    r"\b(?:unten ?stehende|nachstehende|nachfolgende|unten (?:genannte|angegebene))[nrs]? (?:\w+ )?\w{0,10}nummer\b",
     r"(?:adresse|anschrift|telefonnummer|rufnummer|handynummer|mobilnummer|kontaktdaten|address|phone number"
     r"|contact details)\b[^.!?]{0,60}"
     r"\b(?:siehe|unten|nachfolgend|nachstehend|unterhalb|below|folgt)\b",
