@@ -12,7 +12,7 @@ Losing the client's words is worse than leaving a footer, and the rules are orde
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
@@ -173,17 +173,18 @@ def _decide(lines: Sequence[Line], mentions: Mentions, forwarded: bool, again: b
             line.cut = ("tracking", line.container[1])
     if "[" in mentions.lowered or "{" in mentions.lowered:
         cut_leftovers(lines)
-    if not again:
-        cut_app_footers(lines, mentions)  # looks at each line for itself
+    opt_outs = cut_app_footers(lines, mentions, again)
     cut_quotations(lines, mentions, forwarded)
     cut_disclaimers([line for line in lines if line.cut is None])
-    cut_signatures(_above_forward(lines), mentions)
+    if above := _above_forward(lines):
+        cut_signatures(above, mentions)
     cut_signatures(lines, mentions)
-    left = [line for line in lines if line.cut is None and _says_something(line.text)]
-    if not left or _only_signs_quote(lines, left):
+    left = (line for line in lines if line.cut is None and _says_something(line.text))
+    first = next(left, None)
+    if opt_outs and all(is_salutation(line.text) for line in (first, *left) if line is not None):
+        return _give_back(_above_quotes(opt_outs, lines)) or _keep_best_block(lines) or _give_back(opt_outs)
+    if first is None or (first is not lines[0] and _is_only_name(first, left) and _is_below_quotes(first, lines)):
         return _keep_best_block(lines)
-    if all(is_salutation(line.text) for line in left):
-        return _give_back(_opt_outs(lines))
     return False
 
 
@@ -198,13 +199,22 @@ def _above_forward(lines: Sequence[Line]) -> Sequence[Line]:
 _SAYS_NOTHING = "-_=*~#>|.•· \t\x00\u00a0\u00ad\u200b"
 
 
-def _only_signs_quote(lines: Sequence[Line], left: Sequence[Line]) -> bool:
-    """Whether only a name is left, below quoted lines: a letter that the client's program marked as quoted."""
-    text = left[0].text
-    if len(left) > 1 or len(text.split()) < 2 or text[-1] in ".!?" or not is_name(text) or is_only_thanks(text):
+def _above_quotes(opt_outs: Sequence[Line], lines: Iterable[Line]) -> list[Line]:
+    """Newsletter abbestellen: the request, where no more than a salutation is left and it was not the quoted mail's."""
+    quotes = next((line.start for line in lines if line.cut is not None and line.cut[0] == "quote"), None)
+    return [line for line in opt_outs if quotes is None or line.start < quotes]
+
+
+def _is_only_name(first: Line, left: Iterator[Line]) -> bool:
+    text = first.text
+    if len(text.split()) < 2 or text[-1] in ".!?" or not is_name(text) or is_only_thanks(text):
         return False
-    above = takewhile(lambda line: line is not left[0], lines)
-    cuts = {line.cut for line in above if line.cut is not None}
+    return next(left, None) is None
+
+
+def _is_below_quotes(name: Line, lines: Sequence[Line]) -> bool:
+    """Whether a name signs a letter that the client's program marked as quoted, as nothing else above was cut."""
+    cuts = {line.cut for line in takewhile(lambda line: line is not name, lines) if line.cut is not None}
     return cuts == {("quote", "quote_mark")}
 
 
@@ -219,14 +229,8 @@ def _keep_best_block(lines: Sequence[Line]) -> bool:
         lambda: newest_message(lines),
         lambda: [line for line in lines if line.cut and line.cut[0] == "signature"],
         lambda: [line for line in lines if line.cut and line.cut[0] in ("legal_footer", "disclaimer")],
-        lambda: _opt_outs(lines),
     )
     return any(_give_back(choice()) for choice in choices)
-
-
-def _opt_outs(lines: Sequence[Line]) -> list[Line]:
-    """Newsletter abbestellen: with nothing else in the mail, that is the request. Nobody types the link to it."""
-    return [line for line in lines if line.cut == ("tracking", "opt_out") and "://" not in line.text]
 
 
 def _give_back(lines: Sequence[Line]) -> bool:

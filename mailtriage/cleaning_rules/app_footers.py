@@ -131,16 +131,26 @@ _TELLING = Telling(
     "sendt ", "inviat", "enviad", "verstuurd", "verzonden", "skickat", "wysł", "geschrieben", "viren", "virus",
     "avast", "avg.com", "geprüft", "geprueft", "checked", "scanned", "extern", "outside", "außerhalb",
     "ausserhalb", "nicht oft", "nicht häufig", "often get", "who received", "abbestell", "abmeld", "abzumeld",
-    "abzubestell", "unsubscribe", "browser", "preferences", "nicht mehr erhalten", "austragen", "opt",
-    "stop receiving", "erhalten möchten", "sie erhalten", "du erhältst", "receiving this", "received this",
+    "abzubestell", "unsubscribe", "browser", "preferences", "austragen", "opt", "erhalten", "erhältst", "receiv",
 )  # fmt: skip
 
 
-def cut_app_footers(lines: Sequence[Line], mentions: Mentions) -> None:
-    """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`)."""
-    telling = mentions.of(_TELLING)
+_OPTING_OUT = Telling(
+    "abbestell", "abmeld", "unsubscribe", "austragen", "opt-out", "opt out", "optout", "browser", "preferences",
+    "erhalten", "erhältst", "receiv",
+)  # fmt: skip
+
+
+def cut_app_footers(lines: Sequence[Line], mentions: Mentions, again: bool) -> list[Line]:
+    """Mark app footers and virus scanner lines (`client_footer`), banners (`disclaimer`) and opt-outs (`tracking`).
+
+    Returns the opt-outs that may be what the client asks for. `again`: these are the lines that were left before. Only
+    what is done about an opt-out depends on other lines, so no more than that is decided again.
+    """
+    opt_outs: list[Line] = []
+    telling = mentions.of(_OPTING_OUT if again else _TELLING)
     if not telling:
-        return
+        return opt_outs
     for index, line in enumerate(lines):
         text = line.text
         if len(text) > 300 or not line.own or not mentioned(text.lower(), telling):
@@ -153,8 +163,11 @@ def cut_app_footers(lines: Sequence[Line], mentions: Mentions) -> None:
             line.cut = ("disclaimer", "external_banner")
         elif _OPT_OUT.match(text) and not _is_asked_for(lines, index):
             line.cut = ("tracking", "opt_out")
+            if "://" not in text:  # nobody types a link to it
+                opt_outs.append(line)
         elif _WHY_SENT.match(text):
             _cut_reason(lines[index : index + 1 + _LONGEST_REASON])
+    return opt_outs
 
 
 def _is_asked_for(lines: Sequence[Line], index: int) -> bool:

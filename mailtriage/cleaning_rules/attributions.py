@@ -48,9 +48,9 @@ _REPORT = pattern(
     # On 12 March at 10:15 your colleague wrote:      Am 3.3.2024 um 9:00 haben Sie mir geschrieben:
     r"\b(?:ich|wir|mir|uns|sie|man|wurde|I|we|he|she|they|you|your|my|our|ihre?r?|meine?|unsere?)\b[^<@]{0,60}?"
     r"\b(?:schrieb(?:en)?|geschrieben|wrote|sent)\b",
-    # Am 12.03.2024 um 14:30 schrieb Herr Meier, dass es erledigt sei. Ich sehe aber nichts davon:
-    r"(?:schrieb(?:en)?|wrote)\b[^<@]{0,160}?(?:,\s(?:dass|daß|that)\b|(?-i:\b[a-zäöüß]{2,}[.!?]\s+[A-ZÄÖÜ]))",
 )
+# ... schrieb Herr Meier, dass es erledigt sei. Ich sehe aber nichts davon:
+_SAYS_WHAT = pattern(r",\s(?:dass|daß|that)\b|(?-i:\b[a-zäöüß]{2,}[.!?]\s+[A-ZÄÖÜ])")
 # At 6/16/2016 08:32 PM, you wrote:      Am 12.03.2024, 10:11:12, schrieben Sie:      where quoted lines follow
 _TO_READER = pattern(r"\b(?:you wrote|schrieben sie|schriebst du)\s*[:：]\W*$")
 _WITHOUT_VERB = pattern(
@@ -148,7 +148,9 @@ def _strength(text: str) -> bool | None:
     address = _ADDRESS.search(text) is not None
     if not match["colon"]:
         return True if address and dated and timed and not match["tail"] else None
-    reports = _REPORT.search(text) is not None
-    if not address and (match["verb"].lower() == "sent" or reports or not (dated or timed)):
+    if not address and (match["verb"].lower() == "sent" or not (dated or timed)):
+        return None
+    reports = _REPORT.search(text) is not None or _SAYS_WHAT.search(match["tail"]) is not None
+    if reports and not address:
         return False if dated and timed and _TO_READER.search(text) else None
     return not reports and (address or (dated and timed))

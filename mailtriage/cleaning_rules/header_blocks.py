@@ -25,6 +25,7 @@ _FIELD = re.compile(
     + r")\*{0,2}\s?:\*{0,2}(?:\s+|(?=[\w<\"])|$)",
     re.IGNORECASE,
 )
+_PARTIES = ("from", "to", "cc")
 # 10:11      9.05 Uhr
 _TIME = re.compile(r"(?<![\d.])\d{1,2}[:.]\d\d(?![.\d])")
 # 12.03.24      12. März 2024: mail programs name the year
@@ -74,7 +75,11 @@ def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int
             break
         else:
             last = index + 1
-    return last if _is_block(found, least, announced=start > 0 and _is_announced(lines, start)) else None
+    if not _is_block(found, least):
+        return None
+    # What a client announces himself, such as a transfer, must hold an address to introduce a mail.
+    announced = least > 1 and start > 0 and _is_announced(lines, start) and not _has_address(found)
+    return None if announced else last
 
 
 def _is_announced(lines: Sequence[Line], position: int) -> bool:
@@ -98,19 +103,17 @@ def _continues(lines: Sequence[Line], index: int) -> bool:
     return index + 1 < len(lines) and is_heading(lines[index + 1].text)
 
 
-def _is_block(found: dict[str, str], least: int, announced: bool) -> bool:
-    """Whether headings introduce a mail; what a client announces himself must hold an address to do so."""
+def _has_address(found: dict[str, str]) -> bool:
+    return any("@" in found[field] for field in _PARTIES if field in found)
+
+
+def _is_block(found: dict[str, str], least: int) -> bool:
     main = {"from", "date", "to", "subject"} & found.keys()
     if least == 1:
         return bool(main)
     if "from" not in main or len(main) < least:
         return False
-    parties = [found[field] for field in ("from", "to", "cc") if field in found]
-    if any("@" in party for party in parties):
-        return True
-    if announced:
-        return False
     date = found.get("date", "")
-    return _TIME.search(date) is not None or (
-        _DATE.search(date) is not None and not any(_ACCOUNT.search(party) for party in parties)
-    )
+    if _TIME.search(date) or _has_address(found):
+        return True
+    return _DATE.search(date) is not None and not any(_ACCOUNT.search(found.get(field, "")) for field in _PARTIES)

@@ -12,7 +12,7 @@ from mailtriage.cleaning_rules.disclaimers import is_disclaimer
 from mailtriage.cleaning_rules.greetings import is_salutation
 from mailtriage.cleaning_rules.header_blocks import header_block_at, is_heading, next_text
 from mailtriage.cleaning_rules.mail_lines import Line, paragraphs
-from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, pattern
+from mailtriage.cleaning_rules.patterns import Mentions, Telling, any_of, mentioned, pattern
 from mailtriage.cleaning_rules.signature_lines import is_signature_line
 
 _DASHES = r"[-_=*~# ]{2,}+"
@@ -86,6 +86,8 @@ _HANDS_ON = pattern(
     r"|mail|nachricht|anfrage)\b",
     r"\b(?:e-?mail|message|request) below\b|\bbelow (?:e-?mail|message|request)\b|\bfollowing (?:e-?mail|message)\b",
 )
+# One of these is in every line that does.
+_HANDING = ("leite", "forwarding", "olgende", "stehende", "unten", "anbei", "hier ", "below", "following")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # > 10.000 EUR: `more than`, not a question such as `> 2. Steuer-ID`
 _AMOUNT = re.compile(r"\d(?!\d?[.)]\s)")
@@ -202,9 +204,11 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     quoted = below < len(lines) and (lines[below].quoted or lines[below].indented)
     above = [line for line in lines[since : head.start] if not line.quoted]
     own = [line for line in above if line.own]
-    introduces = head.strong or quoted
-    may_forward = head.forward or (forwarded and head.rule != "reply_mark")
-    if introduces and _is_the_request(above, enough, may_forward):
+    if head.forward or (forwarded and head.rule != "reply_mark"):
+        is_request = _is_the_request(above, enough)
+    else:
+        is_request = enough == ENOUGH_OWN_WORDS and _hands_on(own)
+    if is_request and (head.strong or quoted):
         _mark(lines, head.start, head.stop, ("forward_header", head.rule))
         if quoted:
             _unquote(lines, below)
@@ -224,18 +228,16 @@ def _take(lines: Sequence[Line], head: _Head, since: int, forwarded: bool, enoug
     return len(lines)
 
 
-def _is_the_request(above: Sequence[Line], enough: int, may_forward: bool) -> bool:
-    """Whether a forwarded message, and not what stands above it, is what the client wants to say.
+def _hands_on(own: Sequence[Line]) -> bool:
+    """Whether the client says that he hands on the message below."""
+    return any(mentioned(line.text.lower(), _HANDING) and _HANDS_ON.search(line.text) for line in own)
 
-    `may_forward`: something else than those words says that the message was forwarded.
-    """
-    first = enough == ENOUGH_OWN_WORDS  # below a message, the words are another's
-    if not may_forward:
-        return first and any(_HANDS_ON.search(line.text) for line in above if line.own)
+
+def _is_the_request(above: Sequence[Line], enough: int) -> bool:
+    """Whether a forwarded message, and not what stands above it, is what the client wants to say."""
     own = _without_signature(above)
-    if sum(len(_WORD.findall(line.text)) for line in own) < enough:
-        return True
-    return first and any(_POINTS_BELOW.search(line.text) for line in own)
+    words = sum(len(_WORD.findall(line.text)) for line in own)
+    return words < enough or (enough == ENOUGH_OWN_WORDS and any(_POINTS_BELOW.search(line.text) for line in own))
 
 
 def _without_signature(above: Sequence[Line]) -> list[Line]:
@@ -300,16 +302,13 @@ def _are_own_marks(lines: Sequence[Line], position: int) -> bool:
     if all("<<" in text for text in texts):
         return True
     before = lines[position - 1].text if position else ""
+    if len(texts) < len(block) or len(block) > 8 or any(line.depth > 1 or len(line.text) > 80 for line in block):
+        return False
     if not before and position > 1:  # a blank line may stand between a colon and bullets that are no sentences
         above = lines[position - 2].text
         if above.endswith(":") and not any(_SPEAKS_FULLY.search(text) for text in (above, *texts)):
             before = above
-    if (
-        not before
-        or len(texts) < len(block)
-        or len(block) > 8
-        or any(line.depth > 1 or len(line.text) > 80 for line in block)
-    ):
+    if not before:
         return False
     if has_verb(before) or any(is_heading(text) for text in texts):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailtriage.cleaning_rules.closings import is_name
 from mailtriage.cleaning_rules.imprints import is_imprint_line, speaks
-from mailtriage.cleaning_rules.patterns import pattern
+from mailtriage.cleaning_rules.patterns import mentioned, pattern
 
 _ADDRESS_OR_SITE = r"<?(?:mailto:)?[^\s<>@]{1,64}@[^\s<>@]{1,100}>?(?:\s?<mailto:[^<>]{1,160}>)?"
 _CONTACT = pattern(
@@ -118,6 +118,12 @@ _SENTENCE = pattern(
 
 _KEPT = pattern(_POSTSCRIPT.pattern, _CHANGED.pattern, _ATTACHMENT.pattern, _CLIENT_FACT.pattern, _URGENCY.pattern)
 _KEPT_INSIDE = (_CLIENT_NUMBER, _ROLE, _WHEN_TO_CALL)
+# One of these is in every line in which one of them finds something.
+_TELLING = (
+    "depot", "konto", "kunden", "kd", "vertrag", "person", "mitglied", "police", "versicherung", "customer", "client",
+    "account", "iban", "erb", "vollm", "betreuer", "vormund", "witwe", "vertreter", "vollstrecker", "pfleger",
+    "im namen", "executor", "attorney", "behalf", "guardian", "erreichbar", "rückruf", "uhr", "call me", "reach me",
+)  # fmt: skip
 
 
 def is_contact(text: str) -> bool:
@@ -147,7 +153,9 @@ def is_signature_line(text: str) -> bool:
 
 def is_kept(text: str) -> bool:
     """Whether a line is for the reader even within a signature: postscript, attachment, a number of the client's."""
-    return _KEPT.match(text) is not None or any(kept.search(text) for kept in _KEPT_INSIDE)
+    if _KEPT.match(text):
+        return True
+    return bool(mentioned(text.lower(), _TELLING)) and any(kept.search(text) for kept in _KEPT_INSIDE)
 
 
 def says_when_to_call(text: str) -> bool:

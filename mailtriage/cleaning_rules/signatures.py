@@ -151,12 +151,15 @@ def _cut_signature(lines: Sequence[Line], start: int, rule: str) -> None:
     below = takewhile(lambda line: line.cut is None or line.cut[0] != "forward_header", islice(lines, start, None))
     company = False  # whether the signature has stated a fact that only companies have
     for count, block in enumerate(paragraphs(below)):
-        company = company or any(names_company(line.text) for line in block)
-        if not _cut_paragraph(block, rule, near=count < 2, company=company):
+        kinds = [_kind_of_line(line.text) for line in block]
+        company = company or any(
+            kind == "imprint" and names_company(line.text) for line, kind in zip(block, kinds, strict=True)
+        )
+        if not _cut_paragraph(block, kinds, rule, near=count < 2, company=company):
             return
 
 
-def _cut_paragraph(block: Sequence[Line], rule: str, near: bool, company: bool) -> bool:
+def _cut_paragraph(block: Sequence[Line], kinds: Sequence[str], rule: str, near: bool, company: bool) -> bool:
     """Cut a paragraph of a signature line by line; returns whether the signature may go on below it.
 
     `near`: only close to the closing is a lone name part of the signature. Below a delimiter, a short line of any
@@ -166,11 +169,11 @@ def _cut_paragraph(block: Sequence[Line], rule: str, near: bool, company: bool) 
         for line in block:
             line.cut = ("disclaimer", "disclaimer")
         return True
-    kinds = [_kind_of_line(line.text) for line in block]
     with_details = any(kinds)
-    with_facts = not company and any(is_kept(line.text) and not is_postscript(line.text) for line in block)
+    kept = [is_kept(line.text) for line in block]
+    with_facts = not company and any(kept)
     for position, (line, kind) in enumerate(zip(block, kinds, strict=True)):
-        if is_kept(line.text) and not (company and kind == "imprint"):
+        if kept[position] and not (company and kind == "imprint"):
             if is_postscript(line.text):
                 return False
             if says_when_to_call(line.text):
@@ -258,8 +261,9 @@ def _cut_imprint_at_end(lines: Sequence[Line]) -> bool:
     """
     found = False
     for block, above in pairwise(chain(paragraphs_from_end(lines), ([],))):
-        announced = bool(above) and _announces(above)
-        if announced or not is_imprint(block) or not all(is_signature_line(line.text) for line in block):
+        if not is_imprint(block) or not all(is_signature_line(line.text) for line in block):
+            break
+        if above and _announces(above):
             break
         cut_imprint(block)
         found = True
