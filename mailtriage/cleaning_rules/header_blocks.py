@@ -58,6 +58,7 @@ def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int
         if position - start > MOST_BLANK:
             return None
     found: dict[str, str] = {}
+    sent = False  # whether one says `Gesendet`, which only mail programs write
     last, blank = position, 0
     for index in range(position, min(position + MOST_LINES, len(lines))):
         text = lines[index].text
@@ -66,6 +67,7 @@ def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int
             if field.lastgroup in ("from", "subject") and field.lastgroup in found:
                 break
             found[field.lastgroup] = text[field.end() :]
+            sent = sent or (field.lastgroup == "date" and field["date"].lower().startswith(("gesendet", "sent")))
             last, blank = index + 1, 0
         elif not text:
             blank += 1
@@ -78,7 +80,7 @@ def header_block_at(lines: Sequence[Line], position: int, least: int = 3) -> int
     if not _is_block(found, least):
         return None
     # What a client announces himself, such as a transfer, must hold an address to introduce a mail.
-    announced = least > 1 and start > 0 and _is_announced(lines, start) and not _has_address(found)
+    announced = least > 1 and not sent and start > 0 and _is_announced(lines, start) and not _has_address(found)
     return None if announced else last
 
 

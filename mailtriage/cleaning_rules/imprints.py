@@ -68,7 +68,8 @@ _ALL_FEATURES = (*_FEATURES, _BANK)
 _PRIVATE = pattern(r"\bSt(?:euer)?\.?-?\s?(?:Nr\b|nummer)")
 # Bitte ändern Sie die Firmendaten.      Wir haben einen neuen Geschäftsführer.      our company details
 _COMPANY_AS_TOPIC = pattern(
-    r"\b(?:angaben|daten) (?:zu|zur|zum|der|des|unserer?|meiner?) (?:firma|gesellschaft|unternehmens?)\b"
+    r"\b(?:neue|geänderte|aktuelle|folgende)n? \w{0,12}(?:daten|angaben)\b"
+    r"|\b(?:angaben|daten) (?:zu|zur|zum|der|des|unserer?|meiner?) (?:firma|gesellschaft|unternehmens?)\b"
     r"|\b(?:firmen|unternehmens|gesellschafts|stamm|register|handelsregister)(?:daten|eintrag\w*|auszug\w*|angaben"
     r"|namen?)\b"
     r"|\bgesch(?:ä|ae)ftsf(?:ü|ue)hr\w+|\bfirmierung|\bumfirm\w+|\bhandelsregister|\bimpressum|\brechtsform|\bfirmensitz"

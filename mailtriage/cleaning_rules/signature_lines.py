@@ -75,7 +75,7 @@ _CLIENT_NUMBER = pattern(
 )
 # Max Muster (Erbe von Eva Muster)      als Betreuerin von Eva Muster: on whose behalf somebody speaks
 _ROLE = pattern(
-    r"\b(?:(?:allein|mit)?erb(?:e|in|en|engemeinschaft)|bevollmächtigte[rn]?|vorsorgevollmacht"
+    r"\b(?:(?:allein|mit)?erb(?:e|in|en|engemeinschaft)|bevollmächtigte[rn]?|vollmacht(?:geber|nehmer)(?:in)?|vorsorgevollmacht"
     r"|(?:general|in) ?vollmacht|betreuer(?:in)?|vormund|witwer?|gesetzliche[rn]? vertreter(?:in)?"
     r"|testamentsvollstrecker(?:in)?|nachlasspfleger(?:in)?"
     r"|im namen|executor|power of attorney|on behalf of|legal guardian)\b",

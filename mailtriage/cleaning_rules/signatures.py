@@ -46,9 +46,9 @@ _REFERS_TO_SIGNATURE = pattern(
     r"\b(?:unten|nachfolgend|nachstehend|siehe|below)\b[^.!?]{0,40}(?:adresse|anschrift|telefonnummer|rufnummer"
     r"|kontaktdaten|address|contact details)",
 )
-# Meine neue Adresse lautet:      Ich bin umgezogen      Sie erreichen mich jetzt so
+# Meine neue Adresse lautet:      Ich bin umgezogen      Sie erreichen mich jetzt so      Bitte Rückruf.
 _INTRODUCES = pattern(
-    r":$|\b(?:adresse|anschrift|wohnhaft|umgezogen|umzug|erreich\w{0,4}|kontaktdaten|daten|lautet|address|moved"
+    r":$|\b(?:adresse|anschrift|wohnhaft|umgezogen|umzug|rückruf|erreich\w{0,4}|kontaktdaten|daten|lautet|address|moved"
     r"|reach me"
     r"|as follows)\b[^.]{0,40}[.]?$"
 )
