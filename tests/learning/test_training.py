@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import mailtriage
-from mailtriage import fitting, training
+from mailtriage import export, fitting, training
 from mailtriage.config import TrainingConfig
 from mailtriage.engines import OnnxEngine
 from mailtriage.errors import DataError, ExportError
@@ -169,13 +170,36 @@ def test_an_export_that_costs_quality_is_refused(
     parts: tuple[list[Example], list[Example]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mailtriage import export
-
     monkeypatch.setattr(export, "_onnx_logits", lambda _file, ids: _stubborn(taxonomy, len(ids)))
 
     with pytest.raises(ExportError, match="expected an export with macro-F1"):
         training.train(tiny_config.model_copy(update={"export_tolerance": 0.0}), taxonomy, *parts, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_where_only_int8_costs_quality_the_cpu_serves_fp32(
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    parts: tuple[list[Example], list[Example]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    honest = export._onnx_logits
+
+    def worse_in_int8(file: Path, ids: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        return _stubborn(taxonomy, len(ids)) if file.name == Path(export.INT8).name else honest(file, ids)
+
+    monkeypatch.setattr(export, "_onnx_logits", worse_in_int8)
+
+    bundle = training.train(tiny_config, taxonomy, *parts, tmp_path / "bundle", said.append).bundle
+
+    assert bundle.engine_file("cpu") == export.FP32
+    assert OnnxEngine(bundle).name == f"onnxruntime {Path(export.FP32).name} cpu"
+    assert [str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*.onnx")] == [export.FP32]
+    assert export.INT8 not in bundle.manifest["files"]
+    assert any(line.startswith(f"{export.INT8}: ") and line.endswith("refused") for line in said)
+    assert any(line.startswith(f"{export.FP32}: ") and line.endswith("ok") for line in said)
 
 
 def test_no_mails_and_no_labels_are_errors(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import threading
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 
+from mailtriage import inference
 from mailtriage.bundle import Bundle
+from mailtriage.decoding import Decoder
 from mailtriage.engines import OnnxEngine
+from mailtriage.features import MailTokenizer
 from mailtriage.inference import Triage, predict
 from mailtriage.mail import Email
 from mailtriage.taxonomy import Taxonomy
+from serving.dataplane import StrictDataPlane
+from serving.transformer import Transformer, TransformerSettings
 
 V2 = "/v2/models/mailtriage/infer"
 # Dynamic int8 scales activations by the whole batch, so the neighbours of a mail move its confidence a little.
@@ -171,3 +179,46 @@ def test_metrics_show_each_stage_and_the_decisions(stack, records):
     assert "mailtriage_decisions_total{" in transformer
     assert "mailtriage_batch_mails_bucket" in predictor
     assert "mailtriage_queue_mails 0.0" in predictor
+
+
+class Zeros:
+    """A predictor that finds every label as likely as any other."""
+
+    def __init__(self, taxonomy):
+        self.labels = {task.id: len(task.labels) for task in taxonomy.tasks}
+
+    async def forward(self, input_ids, *_):
+        return {task: np.zeros((len(input_ids), labels), np.float32) for task, labels in self.labels.items()}
+
+
+@pytest.mark.parametrize(("owner", "name"), [(inference, "clean"), (MailTokenizer, "encode"), (Decoder, "decode")])
+def test_long_work_on_a_mail_keeps_nobody_else_waiting(bundle_path, monkeypatch, owner, name):
+    """It is held until others had their turn: on the event loop, they would wait for it for ever."""
+    bundle = Bundle.open(bundle_path)
+    transformer = Transformer("mailtriage", bundle, Zeros(bundle.taxonomy), TransformerSettings())
+    begun, let_go, workers = threading.Event(), threading.Event(), []
+    work = getattr(owner, name)
+
+    def held(*arguments):
+        workers.append(threading.current_thread())
+        begun.set()
+        assert let_go.wait(10)
+        return work(*arguments)
+
+    async def live_meanwhile():
+        given = await transformer.preprocess({"instances": [{"id": "1", "body": "Wo ist meine Dividende?"}]})
+        answer = asyncio.ensure_future(transformer.predict(given))
+        while not (begun.is_set() or answer.done()):
+            await asyncio.sleep(0.01)
+        live = await StrictDataPlane(model_registry=None).live()
+        waiting = not answer.done()
+        let_go.set()
+        return live, waiting, await answer
+
+    monkeypatch.setattr(owner, name, held)
+    live, waiting, answer = asyncio.run(live_meanwhile())
+
+    assert live["status"] == "alive"
+    assert waiting
+    assert answer["predictions"][0]["id"] == "1"
+    assert threading.main_thread() not in workers

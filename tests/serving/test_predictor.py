@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,7 @@ import pytest
 
 from mailtriage.bundle import Bundle
 from mailtriage.engines import OnnxEngine
+from serving import predictor
 from serving.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +149,46 @@ def test_grpc_gives_the_engines_logits(bundle_path, tmp_path, expected):
     for output in answer.outputs:
         for row, logits in enumerate(expected):
             np.testing.assert_allclose(output.as_numpy()[row], logits[output.name][0], atol=0.2)
+
+
+def test_it_is_ready_only_after_its_warm_up(bundle_path, monkeypatch):
+    bundle = Bundle.open(bundle_path)
+    tasks = {task.id: len(task.labels) for task in bundle.taxonomy.tasks}
+    happened, held = [], threading.Event()
+    start = predictor.Predictor.start
+
+    class Cold:
+        """An engine whose first forward pass takes as long as the test wants."""
+
+        name = "cold"
+
+        def forward(self, input_ids, attention_mask):
+            assert held.wait(30)
+            happened.append(input_ids.shape)
+            return {task: np.zeros((len(input_ids), labels), np.float32) for task, labels in tasks.items()}
+
+    def noted(model):
+        start(model)
+        happened.append("ready")
+
+    monkeypatch.setattr(predictor, "load_engine", lambda *_: Cold())
+    monkeypatch.setattr(predictor.Predictor, "start", noted)
+    limits = {"token_budget": 1024, "queue_limit": 16, "wait_limit": 1.0, "timeout": 1.0}
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(predictor.Predictor.load_bundle, "mailtriage", bundle, threads=1, **limits)
+        with pytest.raises(TimeoutError):
+            loading.result(0.3)  # a server is made of what this returns
+        before = list(happened)
+        held.set()
+        loaded = loading.result(30)
+    healthy = asyncio.run(loaded.healthy())
+    loaded.stop()
+
+    longest = int(bundle.manifest["max_tokens"])
+    assert before == []
+    assert happened[-1] == "ready"
+    assert happened[:-1] == [*predictor.WARM_UP_SHAPES, (1, longest)]
+    assert healthy
 
 
 def forge(folder):
