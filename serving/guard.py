@@ -212,10 +212,10 @@ def guarded_call(route: str, headers: dict[str, str]) -> Iterator[None]:
         status, fields["refused"] = refused.status, refused.code
         raise
     except Exception:
-        refused = _internal()
-        status, fields["refused"] = refused.status, refused.code
+        internal = _internal()
+        status, fields["refused"] = internal.status, internal.code
         logger.exception("a request failed", extra={"fields": fields})
-        raise refused from None
+        raise internal from None
     finally:
         _request_fields.reset(token)
         _log_and_count(headers, request_id, "POST", route, int(status), time.perf_counter() - began, fields)
