@@ -171,7 +171,9 @@ def compile_thresholds(
         "confidence": config.route_confidence,
         "thresholds": thresholds,
     }
-    return result | {"expected_coverage": _coverage(decoder, thresholds, config.route_by, logits)}
+    coverage = _coverage(decoder, thresholds, config.route_by, logits)
+    left = None if config.mails_a_day is None else round(config.mails_a_day * (1 - coverage), 1)
+    return result | {"expected_coverage": coverage, "left_a_day": left}
 
 
 def _compile(

@@ -9,9 +9,11 @@ from mailtriage.calibration import fit_temperature, negative_log_likelihood
 from mailtriage.config import TrainingConfig
 from mailtriage.decoding import Decoder
 from mailtriage.errors import ConfigError
-from mailtriage.metrics import UNLABELLED, expected_calibration_error
+from mailtriage.metrics import UNLABELLED, expected_calibration_error, macro_f1
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.thresholds import compile_threshold, compile_thresholds, limits, looks
+
+TWO_TASKS = Taxonomy.parse("{version: 1, tasks: {a: {labels: {p: , q: , r: }}, b: {labels: {s: , t: , u: }}}}")
 
 
 def _draw(mails: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +154,6 @@ def _ece(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def test_a_routed_mail_is_right_as_often_as_promised_and_a_promise_a_task_is_weaker() -> None:
-    taxonomy = Taxonomy.parse("{version: 1, tasks: {a: {labels: {p: , q: , r: }}, b: {labels: {s: , t: , u: }}}}")
     population = _mails(40_000, seed=999)
     kept = {"mail": 0, "task": 0}
     covered = []
@@ -160,8 +161,8 @@ def test_a_routed_mail_is_right_as_often_as_promised_and_a_promise_a_task_is_wea
         logits, targets = _mails(700, seed)
         for promise in kept:
             config = TrainingConfig(route_promise=promise, route_precision=0.95, route_confidence=0.9)
-            routing = compile_thresholds(config, Decoder(taxonomy), logits, targets)
-            routed, right = _routed(Decoder(taxonomy, thresholds=routing["thresholds"]), *population)
+            routing = compile_thresholds(config, Decoder(TWO_TASKS), logits, targets)
+            routed, right = _routed(Decoder(TWO_TASKS, thresholds=routing["thresholds"]), *population)
             kept[promise] += not routed.any() or right[routed].mean() >= 0.95
             covered.append(routed.mean())
 
@@ -170,16 +171,64 @@ def test_a_routed_mail_is_right_as_often_as_promised_and_a_promise_a_task_is_wea
     assert np.mean(covered) > 0.3
 
 
+def test_the_promise_holds_where_the_same_mails_chose_the_temperature_and_the_best_of_eight_models() -> None:
+    population, truth = _models(20_000, seed=999)
+    kept, covered = 0, []
+    for seed in range(60):
+        models, targets = _models(700, seed)
+        best = max(range(len(models)), key=lambda number: _mean_macro_f1(models[number], targets))
+        temperatures = {task: fit_temperature(models[best][task], targets[:, "ab".index(task)]) for task in "ab"}
+        config = TrainingConfig(route_precision=0.9, route_confidence=0.9)
+        compiled = compile_thresholds(config, Decoder(TWO_TASKS, temperatures), models[best], targets)
+        decoder = Decoder(TWO_TASKS, temperatures, compiled["thresholds"])
+        routed, right = _routed(decoder, population[best], truth)
+        kept += not routed.any() or right[routed].mean() >= 0.9
+        covered.append(routed.mean())
+
+    assert kept >= 0.85 * 60  # 0.9, less what 60 draws may deviate
+    assert np.mean(covered) > 0.25
+
+
+def test_a_promise_a_label_is_compiled_and_kept_for_each_label_alone() -> None:
+    logits, targets = _mails_of_a_label_too_many(40_000, seed=999)
+    probabilities = Decoder(TWO_TASKS).probabilities(logits)
+    found = kept = 0
+    for seed in range(30):
+        config = TrainingConfig(route_promise="label", route_precision=0.9, route_confidence=0.9)
+        compiled = compile_thresholds(config, Decoder(TWO_TASKS), *_mails_of_a_label_too_many(1500, seed))["thresholds"]
+        assert {task: set(labels) for task, labels in compiled.items()} == {"a": set("pqr"), "b": set("stu")}
+        for task, label in ("a", "p"), ("b", "u"):
+            number, least = "pqrstu".index(label) % 3, compiled[task][label]
+            given = probabilities[task].argmax(axis=1) == number
+            routed = given & (probabilities[task].max(axis=1) >= (np.inf if least is None else least))
+            found += least is not None
+            kept += not routed.any() or (targets[routed, "ab".index(task)] == number).mean() >= 0.9
+
+    assert found >= 0.8 * 60
+    assert kept >= 0.85 * 60  # 0.9, less what 60 draws may deviate; one threshold a task keeps it for half of them
+
+
+def test_the_mails_a_day_that_are_left_for_people_stand_beside_the_thresholds() -> None:
+    logits, targets = _mails(2000, seed=4)
+    settings = {"route_promise": "mail", "route_precision": 0.9}
+
+    without = compile_thresholds(TrainingConfig(**settings), Decoder(TWO_TASKS), logits, targets)
+    compiled = compile_thresholds(TrainingConfig(**settings, mails_a_day=800), Decoder(TWO_TASKS), logits, targets)
+
+    assert without["left_a_day"] is None
+    assert 0.2 < compiled["expected_coverage"] < 0.8
+    assert compiled["left_a_day"] == pytest.approx(800 * (1 - compiled["expected_coverage"]), abs=0.05)
+
+
 def test_each_queue_can_have_a_threshold_of_its_own() -> None:
-    taxonomy = Taxonomy.parse("{version: 1, tasks: {a: {labels: {p: , q: , r: }}, b: {labels: {s: , t: , u: }}}}")
     logits, targets = _mails(6000, seed=1)
     targets[:, 0] = np.where(logits["a"].argmax(axis=1) == 2, 0, targets[:, 0])  # what is called r is never right
 
-    routing = compile_thresholds(TrainingConfig(route_by="a"), Decoder(taxonomy), logits, targets)
+    routing = compile_thresholds(TrainingConfig(route_by="a"), Decoder(TWO_TASKS), logits, targets)
 
     assert routing["thresholds"]["mail"]["p"] is not None
     assert routing["thresholds"]["mail"]["r"] is None
-    decoder = Decoder(taxonomy, thresholds=routing["thresholds"], by="a")
+    decoder = Decoder(TWO_TASKS, thresholds=routing["thresholds"], by="a")
     routed = [answer for answer in decoder.decode(logits) if answer.decision == "route"]
     assert {answer.labels["a"].label for answer in routed} == {"p", "q"}
     assert routing["expected_coverage"] == pytest.approx(len(routed) / 6000, abs=1e-4)
@@ -187,10 +236,9 @@ def test_each_queue_can_have_a_threshold_of_its_own() -> None:
 
 def test_a_threshold_by_no_task_is_refused() -> None:
     logits, targets = _mails(10, seed=1)
-    taxonomy = Taxonomy.parse("{version: 1, tasks: {a: {labels: {p: , q: , r: }}, b: {labels: {s: , t: , u: }}}}")
 
     with pytest.raises(ConfigError, match="one of a, b"):
-        compile_thresholds(TrainingConfig(route_by="queue"), Decoder(taxonomy), logits, targets)
+        compile_thresholds(TrainingConfig(route_by="queue"), Decoder(TWO_TASKS), logits, targets)
 
 
 def _mails(mails: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -199,6 +247,28 @@ def _mails(mails: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     logits = {task: random.normal(0, 5, (mails, 3)).astype(np.float32) for task in "ab"}
     gumbel = {task: values + random.gumbel(size=values.shape) for task, values in logits.items()}
     return logits, np.stack([values.argmax(axis=1) for values in gumbel.values()], axis=1)
+
+
+def _models(mails: int, seed: int, models: int = 8) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    """As `_mails`, from models that are equally good, too sure by half, and wrong on other mails each."""
+    honest, targets = _mails(mails, seed)
+    noise = [np.random.default_rng([seed, number, 77]) for number in range(models)]
+    return [
+        {task: np.float32(2) * (values + random.normal(size=values.shape)) for task, values in honest.items()}
+        for random in noise
+    ], targets
+
+
+def _mean_macro_f1(logits: dict[str, np.ndarray], targets: np.ndarray) -> float:
+    scores = [macro_f1(3, targets[:, "ab".index(task)], values.argmax(axis=1)) for task, values in logits.items()]
+    return float(np.mean(scores))
+
+
+def _mails_of_a_label_too_many(mails: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """As `_mails`, but the model says `u` more surely than it should, so that its own threshold must be higher."""
+    logits, targets = _mails(mails, seed)
+    logits["b"][:, 2] += 4
+    return logits, targets
 
 
 def _routed(decoder: Decoder, logits: dict[str, np.ndarray], targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
