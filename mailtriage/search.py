@@ -20,7 +20,7 @@ import yaml
 
 from mailtriage import tracking
 from mailtriage.config import TrainingConfig
-from mailtriage.errors import ConfigError, nearest
+from mailtriage.errors import ConfigError, MailtriageError, nearest
 from mailtriage.examples import Example, data_hash
 from mailtriage.taxonomy import Taxonomy
 
@@ -102,11 +102,11 @@ def search(
 ) -> TrainingResult:
     """Try `trials` draws from `space` and train the best one into the bundle `output/bundle`.
 
-    Also writes `best.yaml`, a configuration, and `trials.csv`, the best trial first. A trial takes `config.worker_cpus`
-    cores, and a GPU if `config.gpus`; trials run side by side as far as these last.
+    Also writes `best.yaml`, a configuration, and `trials.csv`, the best trial first; trials that failed are not in it.
+    A trial takes `config.worker_cpus` cores, and a GPU if `config.gpus`; trials run side by side as far as these last.
 
     Raises:
-        ConfigError: no trial ended well.
+        ConfigError: no trial ended well; says why the first one failed.
         DataError, EncoderError, ExportError: as `training.train`.
     """
     from mailtriage.ray_training import connected, messages
@@ -119,25 +119,38 @@ def search(
 
     def hear(message: Mapping[str, Any]) -> None:
         runs.write(**message)
-        last = message["history"][-1]
-        say(f"trial {message['trial']}  epoch {last['epoch']}  validation macro-F1 {last['macro_f1']:.3f}")
+        for last in message["history"][-1:]:
+            say(f"trial {message['trial']}  epoch {last['epoch']}  validation macro-F1 {last['macro_f1']:.3f}")
 
     with connected(), messages(hear) as send:
         shared = {"config": config.model_dump(), "taxonomy": text, "train": train, "validation": validation}
         tuner = _tuner(config, space, trials, {**shared, "send": send}, config.storage or str(output.resolve()), name)
         grid = tuner.fit()
-    results = sorted((r for r in grid if r.metrics and SCORE in r.metrics), key=lambda r: -r.metrics[SCORE])
-    for result in results:
-        runs.write(result.metrics["trial"], result.config, result.metrics["history"])
-    runs.end()
+    failed = {result.metrics["trial_id"]: _reason(result.error) for result in grid if result.error}
+    for result in grid:
+        runs.write(result.metrics["trial_id"], result.config or {}, result.metrics.get("history", ()))
+        if result.error:
+            trial = result.metrics["trial_id"]
+            say(f"trial {trial} failed: {failed[trial]}; {result.path}/error.txt says where")
+    runs.end(failed)
+    results = sorted((r for r in grid if not r.error and SCORE in r.metrics), key=lambda r: -r.metrics[SCORE])
     if not results:
-        raise ConfigError(f"expected a trial that ends well, found none of {trials}: {grid.errors[:1]}")
+        first = next(iter(failed.values()), "no trial ran")
+        raise ConfigError(f"expected a trial that ends well, found none of {trials}: {first}")
     _write_table(output / "trials.csv", results)
     best = TrainingConfig.build(config.model_dump() | results[0].config)
     changed = {key: value for key, value in best.model_dump(mode="json").items() if _is_set(key, value)}
     (output / "best.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
-    say(f"best of {len(results)} trials: {results[0].metrics['trial']}, macro-F1 {results[0].metrics[SCORE]:.3f}")
+    said = f", {len(failed)} more failed" if failed else ""
+    say(f"best of {len(results)} trials{said}: {results[0].metrics['trial']}, macro-F1 {results[0].metrics[SCORE]:.3f}")
     return train_bundle(best, taxonomy, train, validation, output / "bundle", say, taxonomy_text=text)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a trial failed: our own errors hold no text of a mail; of others, which may, only the kind."""
+    cause = getattr(error, "cause", None) or error
+    name = type(cause).__name__
+    return f"{name}: {cause}" if isinstance(cause, MailtriageError) else name
 
 
 def _tuner(
@@ -207,6 +220,7 @@ def _try(settings: dict[str, Any], shared: Mapping[str, Any]) -> None:
             checkpoint = tune.Checkpoint.from_directory(folder)
             tune.report({**metrics, "trial": trial, "history": history}, checkpoint=checkpoint)
 
+    shared["send"]({"trial": trial, "settings": settings, "history": []})
     with tempfile.TemporaryDirectory() as folder:
         taxonomy = Taxonomy.parse(shared["taxonomy"])
         parts = prepare(config, taxonomy, shared["train"], shared["validation"], Path(folder))
@@ -223,7 +237,9 @@ class _Runs:
     def __init__(self, name: str, config: TrainingConfig, space: Space, folder: Path) -> None:
         self._client, self._name, self._config, self._folder = tracking.client(folder), name, config, folder
         self._experiment = tracking.experiment_id(self._client, tracking.EXPERIMENT, tracking.tracking_uri(folder))
-        self._ids = {run.data.tags["trial"]: run.info.run_id for run in self._found("trial")}
+        before = {run.data.tags["trial"]: run for run in self._found("trial")}
+        self._ids = {trial: run.info.run_id for trial, run in before.items()}
+        self._failed_before = {trial for trial, run in before.items() if "failure" in run.data.tags}
         self._written = {trial: self._epochs(run_id) for trial, run_id in self._ids.items()}
         whole = self._found("whole")
         if whole:
@@ -248,10 +264,14 @@ class _Runs:
             self._client.log_batch(self._ids[trial], metrics=tracking.history_metrics(rows))
             self._written[trial] = rows[-1]["epoch"]
 
-    def end(self) -> None:
-        """No trial runs any more."""
-        for run_id in self._ids.values():
-            self._client.set_terminated(run_id)
+    def end(self, failed: Mapping[str, str]) -> None:
+        """No trial runs any more; these failed, and why."""
+        for trial, run_id in self._ids.items():
+            if trial in failed:
+                self._client.set_tag(run_id, "failure", failed[trial])
+            elif trial in self._failed_before:
+                self._client.delete_tag(run_id, "failure")
+            self._client.set_terminated(run_id, "FAILED" if trial in failed else "FINISHED")
 
     def _found(self, part: str) -> list[Any]:
         wanted = f"tags.search = '{self._name}' and tags.part = '{part}'"

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 
-from mailtriage import tracking
+from mailtriage import tracking, training
 from mailtriage.bundle import Bundle
 from mailtriage.config import TrainingConfig, load_config
-from mailtriage.errors import ConfigError
+from mailtriage.errors import ConfigError, EncoderError
+from mailtriage.examples import Example
 from mailtriage.mail import Email
-from mailtriage.search import Range, parse_space
+from mailtriage.search import Range, _reason, parse_space, search
+from mailtriage.taxonomy import Taxonomy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -81,6 +84,59 @@ def test_a_killed_search_goes_on_and_trains_the_best(
     assert float(rows[0]["learning_rate"]) == 5e-3
     assert load_config(output / "best.yaml").learning_rate == 5e-3
     _assert_each_trial_is_in_mlflow(f"sqlite:///{tmp_path}/mlflow.db", rows)
+
+
+def test_a_failed_trial_is_counted_and_its_reason_kept(
+    tmp_path: Path,
+    tiny_config: TrainingConfig,
+    taxonomy: Taxonomy,
+    examples: list[Example],
+    mlflow_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: config)
+    config = tiny_config.model_copy(update={"epochs": 1, "worker_cpus": os.cpu_count() or 1, "seed": 1})
+    space = {"encoder": Range("choice", (config.encoder, str(tmp_path / "nowhere")))}
+    said: list[str] = []
+
+    best = search(
+        config,
+        space,
+        taxonomy,
+        examples[:100],
+        examples[100:160],
+        tmp_path / "found",
+        trials=3,
+        mlflow_folder=mlflow_folder,
+        say=said.append,
+    )
+
+    failed = [line for line in said if " failed: EncoderError: cannot load the encoder" in line]
+    (last,) = [line for line in said if line.startswith("best of")]
+    assert 1 <= len(failed) <= 2
+    assert last.startswith(f"best of {3 - len(failed)} trials, {len(failed)} more failed: ")
+    assert cast(TrainingConfig, best).encoder == config.encoder
+    table = list(csv.DictReader((tmp_path / "found" / "trials.csv").open(encoding="utf-8")))
+    assert len(table) == 3 - len(failed)
+    client = tracking.client(mlflow_folder)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id], "tags.part = 'trial'")
+    found = {run.data.tags["trial"]: run for run in runs if run.data.params["seed"] == "1"}
+    assert len(found) == 3
+    good = {row["trial"] for row in table}
+    for trial, run in found.items():
+        assert run.info.status == ("FINISHED" if trial in good else "FAILED")
+        reason = run.data.tags.get("failure", "")
+        assert reason.startswith("EncoderError: cannot load the encoder") if trial not in good else not reason
+        assert run.data.params["encoder"] == (config.encoder if trial in good else str(tmp_path / "nowhere"))
+
+
+def test_a_reason_holds_no_text_that_may_be_a_mails() -> None:
+    mail = "Bitte überweisen Sie mein Guthaben."
+
+    assert _reason(EncoderError("cannot load it")) == "EncoderError: cannot load it"
+    assert _reason(ValueError(mail)) == "ValueError"
 
 
 def _kill_after_an_epoch(process: subprocess.Popen[str]) -> str:
