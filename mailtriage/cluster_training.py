@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,27 @@ def train_on_cluster(
         namespace: where the job runs; its claim `mailtriage-shared` holds the files that this process sees in `shared`.
         run: which run asks; the same where a step is started again.
 
+    The bundle that `warm_start` names, also one of the registry, is found here and travels with the mails: the job
+    sees neither this process's files nor MLflow.
+
     Raises:
-        ConfigError: the configuration asks for more than the template's workers have.
+        ConfigError: the configuration asks for more than the template's workers have, or `warm_start` names nothing.
         RayJobFailed: the job did not succeed.
-        BundleError: what it wrote is not what its manifest says.
+        BundleError: what it wrote is not what its manifest says; or, as RegistryError, `warm_start` cannot be used.
     """
     config = config.model_copy(update={"workers": max(1, config.workers), "taxonomy": TAXONOMY})
-    name = f"mailtriage-train-{_digest(config, taxonomy, train, validation)}"
-    folder = shared / "runs" / name
-    settings = config.model_copy(update={"storage": str(folder / CHECKPOINTS)})
-    job = ray_job(template, settings, name, folder)
-    _stage(folder, settings, taxonomy, train, validation)
+    with ExitStack() as open_bundles:
+        start = open_bundles.enter_context(_start_bundle(config.warm_start)) if config.warm_start else None
+        if start is not None:  # by its content: an alias such as `champion` may name another bundle tomorrow
+            config = config.model_copy(update={"warm_start": f"start-{start.digest[:12]}"})
+        name = f"mailtriage-train-{_digest(config, taxonomy, train, validation)}"
+        folder = shared / "runs" / name
+        settings = config.model_copy(update={"storage": str(folder / CHECKPOINTS)})
+        job = ray_job(template, settings, name, folder)
+        if start is not None:
+            settings = settings.model_copy(update={"warm_start": str(folder / str(config.warm_start))})
+            _stage_bundle(start.path, folder / str(config.warm_start))
+        _stage(folder, settings, taxonomy, train, validation)
     try:
         run_ray_job(job, namespace, run=run, say=say, alive=(folder / FOLLOWED).touch)
         shutil.rmtree(output, ignore_errors=True)
@@ -157,6 +167,22 @@ def _digest(config: TrainingConfig, taxonomy: str, *mails: Path) -> str:
     """Twelve hex digits that name one piece of work."""
     parts = [config.model_dump_json(), taxonomy, *(sha256(file) for file in mails)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _start_bundle(name: str) -> AbstractContextManager[Bundle]:
+    from mailtriage.warm_start import start_bundle  # brings torch, which a step needs for nothing else
+
+    return start_bundle(name)
+
+
+def _stage_bundle(bundle: Path, target: Path) -> None:
+    """Whole or not at all; one that is there already has the same content, which its name says."""
+    if target.exists():
+        return
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(bundle, unfinished)
+    unfinished.rename(target)
 
 
 def _stage(folder: Path, config: TrainingConfig, taxonomy: str, train: Path, validation: Path) -> None:

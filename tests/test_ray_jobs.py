@@ -19,10 +19,13 @@ import pytest
 import yaml
 
 from components.training_places import manifest
+from mailtriage import registry
+from mailtriage.bundle import Bundle, sha256
 from mailtriage.cluster_training import ray_job, train_on_cluster
-from mailtriage.config import TrainingConfig
+from mailtriage.config import TrainingConfig, load_config
 from mailtriage.errors import ConfigError, RayJobFailed
 from mailtriage.ray_jobs import Limits, pod_templates, run_ray_job
+from mailtriage.warm_start import start_bundle
 
 ROOT = Path(__file__).parent.parent
 JOBS = "/apis/ray.io/v1/namespaces/mail/rayjobs"
@@ -232,7 +235,9 @@ def test_a_file_that_is_no_ray_job_is_refused() -> None:
         ray_job({"kind": "Pod"}, TrainingConfig(), "name", Path("/mnt/training/runs/1"))
 
 
-def fail_to_train(cluster: FakeCluster, folder: Path, say: Callable[[str], object]) -> None:
+def fail_to_train(
+    cluster: FakeCluster, folder: Path, say: Callable[[str], object], config: TrainingConfig | None = None
+) -> None:
     """Train as a job whose entrypoint fails; `folder / "shared"` is the volume."""
     cluster.statuses = [{"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": "exit code 1"}]
     mails = folder / "mails.jsonl"
@@ -240,7 +245,7 @@ def fail_to_train(cluster: FakeCluster, folder: Path, say: Callable[[str], objec
     places: dict[str, Any] = {"namespace": "mail", "shared": folder / "shared", "say": say}
     with pytest.raises(RayJobFailed, match="exit code 1"):
         train_on_cluster(
-            TrainingConfig(), "tasks: []", mails, mails, folder / "bundle", template=manifest("cpu"), **places
+            config or TrainingConfig(), "tasks: []", mails, mails, folder / "bundle", template=manifest("cpu"), **places
         )
 
 
@@ -259,6 +264,70 @@ def test_a_failed_training_leaves_checkpoints_and_no_mail(cluster: FakeCluster, 
     (folder,) = (tmp_path / "shared" / "runs").iterdir()
     assert [item.name for item in folder.iterdir()] == ["checkpoints"]
     assert any("the same training goes on from them" in line for line in said)
+
+
+@pytest.mark.parametrize("named", ["folder", "alias"])
+def test_a_warm_start_travels_to_the_cluster(
+    cluster: FakeCluster, tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    def fetch(model: str, destination: Path) -> Bundle:
+        assert model == "mailtriage@champion"
+        return Bundle.open(shutil.copytree(bundle_path, destination))
+
+    monkeypatch.setattr(registry, "fetch", fetch)
+    config = TrainingConfig(warm_start=str(bundle_path) if named == "folder" else "mailtriage@champion")
+    staged: list[TrainingConfig] = []
+
+    def say(line: str) -> None:
+        if line.startswith("made"):
+            (folder,) = (tmp_path / "shared" / "runs").iterdir()
+            settings = load_config(folder / "config.yaml")
+            with start_bundle(str(settings.warm_start)) as bundle:  # as the job does, which verifies it
+                assert bundle.digest == Bundle.open(bundle_path).digest
+            assert Path(str(settings.warm_start)).parent == folder
+            staged.append(settings)
+
+    fail_to_train(cluster, tmp_path, say, config)
+
+    assert staged
+    assert not [*(tmp_path / "shared" / "runs").iterdir()]
+
+
+def test_a_warm_start_from_another_bundle_is_other_work(
+    cluster: FakeCluster, tmp_path: Path, bundle_path: Path
+) -> None:
+    other = Path(shutil.copytree(bundle_path, tmp_path / "other"))
+    (other / "MODEL_CARD.md").write_text("another", encoding="utf-8")
+    sealed = json.loads((bundle_path / "manifest.json").read_text(encoding="utf-8"))
+    sealed["files"]["MODEL_CARD.md"] = sha256(other / "MODEL_CARD.md")
+    (other / "manifest.json").write_text(json.dumps(sealed), encoding="utf-8")
+    same = shutil.copytree(bundle_path, tmp_path / "same")
+    said: list[str] = []
+
+    for start in (bundle_path, other, same):
+        fail_to_train(cluster, tmp_path, said.append, TrainingConfig(warm_start=str(start)))
+
+    first, second, third = (line for line in said if line.startswith("made"))
+    assert first == third != second
+
+
+def test_a_warm_start_that_is_nowhere_makes_no_job(cluster: FakeCluster, tmp_path: Path) -> None:
+    mails = tmp_path / "mails.jsonl"
+    mails.write_text("{}\n")
+
+    with pytest.raises(ConfigError, match="found nothing at no/such/bundle"):
+        train_on_cluster(
+            TrainingConfig(warm_start="no/such/bundle"),
+            "tasks: []",
+            mails,
+            mails,
+            tmp_path / "bundle",
+            template=manifest("cpu"),
+            namespace="mail",
+            shared=tmp_path / "shared",
+        )
+    assert cluster.job is None
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_job_that_cleared_its_folder_itself_hides_no_reason(cluster: FakeCluster, tmp_path: Path) -> None:
