@@ -1,6 +1,7 @@
 """A taxonomy edit: what the old model knows stays, and a quarter of the steps teaches the rest."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from mailtriage.bundle import Bundle
 from mailtriage.config import TrainingConfig
 from mailtriage.errors import ConfigError
 from mailtriage.examples import Example
 from mailtriage.fitting import fit, predict_logits, prepare
 from mailtriage.metrics import Scores, confusion_matrix
 from mailtriage.migration import Migration
+from mailtriage.model import MultiTaskClassifier
 from mailtriage.taxonomy import Taxonomy
 from mailtriage.training import train
 from mailtriage.warm_start import fill_head
@@ -160,6 +163,28 @@ def test_parts_of_a_split_share_the_probability_of_the_whole(old_taxonomy: Taxon
     whole, other = number("order"), number("plan")
     assert torch.allclose(after[:, [whole, whole + 1]].sum(dim=1), before[:, whole], atol=1e-6)
     assert torch.allclose(after[:, split_only.task("topic").index("plan")], before[:, other], atol=1e-6)
+
+
+def test_a_new_label_starts_fresh_among_rows_that_stay(
+    tmp_path: Path, tiny_config: TrainingConfig, examples: list[Example], bundle_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_path)
+    text = (bundle_path / "taxonomy.yaml").read_text(encoding="utf-8")
+    first = bundle.taxonomy.task("queue").label_ids[0]
+    edited = Taxonomy.parse(re.sub(rf"^( +){first}:", r"\1parking:\n\g<0>", text, count=1, flags=re.MULTILINE))
+    assert edited.task("queue").label_ids == ("parking", *bundle.taxonomy.task("queue").label_ids)
+    config = tiny_config.model_copy(update={"warm_start": str(bundle_path)})
+
+    model, _, _ = prepare(config, edited, examples[:50], examples[50:60], tmp_path)
+
+    torch.manual_seed(config.seed)
+    old = MultiTaskClassifier.from_pretrained(bundle_path / "model")
+    fresh = MultiTaskClassifier.like(old, {task.id: len(task.labels) for task in edited.tasks}, config.dropout)
+    queue = model.head("queue")
+    assert torch.equal(queue.weight[0], fresh.head("queue").weight[0])
+    assert queue.bias[0] == 0.0
+    assert torch.equal(queue.weight[1:], old.head("queue").weight)
+    assert torch.allclose(queue.bias[1:], old.head("queue").bias, atol=1e-6)
 
 
 def test_another_encoder_cannot_start_warm(
