@@ -63,6 +63,10 @@ def evaluate(
             artifact.log_confusion_matrix(*read_table(folder / f"confusion_{task}.csv"))
             scores.log_metric(f"{task}/macro_f1", metrics[task]["macro_f1"])
             scores.log_metric(f"{task}/accuracy", metrics[task]["accuracy"])
+            scores.log_metric(f"{task}/ece", metrics[task]["calibration"]["ece_after"])
+            for label, entry in metrics[task]["labels"].items():
+                if entry["support"]:
+                    scores.log_metric(f"{task}/{label}/f1", entry["f1"])
     for name in ("mean_macro_f1", "exact_match"):
         scores.log_metric(name, overall[name])
     scores.log_metric("routed", overall["routing"]["coverage"])

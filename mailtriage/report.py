@@ -80,10 +80,9 @@ def write_exploration(
 
 def _months(task: str, by_month: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """A table of counts, a row a label that occurs, the largest first."""
-    labels = next(iter(by_month.values()))
-    rows = [{"label": label, "counts": [counts[label] for counts in by_month.values()]} for label in labels]
-    rows = [row | {"all": sum(row["counts"])} for row in rows if any(row["counts"])]
-    rows.sort(key=lambda row: (-row["all"], row["label"]))
+    counts = {label: [month[label] for month in by_month.values()] for label in next(iter(by_month.values()))}
+    largest = sorted(counts.items(), key=lambda row: (-sum(row[1]), row[0]))
+    rows = [{"label": label, "counts": found, "all": sum(found)} for label, found in largest if any(found)]
     return {"name": _words(task), "months": list(by_month), "rows": rows}
 
 

@@ -121,6 +121,10 @@ def test_evaluate_shows_figures_pictures_and_confusion_on_the_kfp_page(measured,
     metrics = json.loads((Path(evaluation.path) / "metrics.json").read_text())
     assert score == scores.metadata["mean_macro_f1"] == metrics["overall"]["mean_macro_f1"]
     assert scores.metadata["queue/macro_f1"] == metrics["queue"]["macro_f1"]
+    for task in taxonomy.tasks:
+        assert scores.metadata[f"{task.id}/ece"] == metrics[task.id]["calibration"]["ece_after"]
+        for label, entry in metrics[task.id]["labels"].items():
+            assert scores.metadata.get(f"{task.id}/{label}/f1") == (entry["f1"] if entry["support"] else None)
     assert "data:image/png" in Path(report.path).read_text()
     assert evaluation.metadata["rows"] == parts[2].metadata["rows"]
     for task, matrix in zip(taxonomy.tasks, confusion, strict=True):
