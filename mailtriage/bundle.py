@@ -8,7 +8,7 @@
     thresholds.json          the confidence a task needs for routing, and the precision wanted when it was compiled
     onnx/                    the exported engines
     cleaning_sample.jsonl.gz what cleaning made of some training mails, without their words (`cleaning_trace`)
-    seen_mails.bin           a hash of each mail that the model was fitted on or chosen by (`seen`)
+    seen_mails.txt           a hash of each mail that the model was fitted on or chosen by (`seen`)
     metrics.json, MODEL_CARD.md
 
 No file holds code or a pickle.

@@ -15,21 +15,20 @@ from mailtriage.bundle import Bundle
 from mailtriage.examples import Example, data_hash
 from mailtriage.splitting import Split, split
 
-FILE = "seen_mails.bin"  # of a bundle: the hashes end to end, in order
+FILE = "seen_mails.txt"  # of a bundle: a hash a line, in order
 SIZE = 8  # bytes of a hash
 
 
 def write_seen(folder: Path, examples: Iterable[Example]) -> None:
     """Write the file of a bundle; the same for the same mails."""
-    (folder / FILE).write_bytes(b"".join(sorted({_hash(mail) for mail in examples})))
+    (folder / FILE).write_text("".join(f"{found}\n" for found in sorted({_hash(mail) for mail in examples})))
 
 
 def count_seen(bundle: Bundle, examples: Sequence[Example]) -> int | None:
     """How many of these mails the bundle was fitted on or chosen by; `None` for a bundle that does not say."""
     if not (bundle.path / FILE).is_file():
         return None
-    content = (bundle.path / FILE).read_bytes()
-    known = {content[start : start + SIZE] for start in range(0, len(content), SIZE)}
+    known = set((bundle.path / FILE).read_text().split())
     return sum(_hash(mail) in known for mail in examples)
 
 
@@ -46,7 +45,7 @@ def training_split(bundle: Bundle, examples: Sequence[Example]) -> Split | None:
     return parts if data_hash(parts.train, parts.validation) == expected else None
 
 
-def _hash(mail: Example) -> bytes:
+def _hash(mail: Example) -> str:
     words = re.findall(r"[^\W\d_]+|\d", f"{mail.subject} {mail.text}".lower())
     masked = " ".join("0" if word.isdigit() else word for word in words)
-    return hashlib.blake2b(masked.encode("utf-8", "replace"), digest_size=SIZE).digest()
+    return hashlib.blake2b(masked.encode("utf-8", "replace"), digest_size=SIZE).hexdigest()

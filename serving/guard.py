@@ -25,8 +25,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.metrics import REQUEST_SECONDS, REQUESTS
 from serving.refusals import Refused, body_too_large, unavailable, unsupported
 from serving.routes import (
+    BINARY,
     BUNDLE_DIGEST,
     CLIENT,
+    JSON_LENGTH,
     REQUEST_ID,
     REQUEST_ID_CHARACTERS,
     REQUEST_ID_LENGTH,
@@ -169,7 +171,11 @@ class _Exchange:
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._answer_headers]
+            headers = [*message.get("headers", ()), *self._answer_headers]
+            names = {name.lower() for name, _ in headers}
+            if JSON_LENGTH.encode() in names and b"content-type" not in names:  # KServe names none for binary tensors
+                headers.append((b"content-type", BINARY.encode()))
+            message["headers"] = headers
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:

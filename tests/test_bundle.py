@@ -33,7 +33,7 @@ def test_a_whole_bundle_opens_with_all_its_parts(bundle_path: Path) -> None:
 def test_no_file_of_a_bundle_is_a_pickle(bundle_path: Path) -> None:
     kinds = {file.suffix for file in bundle_path.rglob("*") if file.is_file()}
 
-    assert kinds <= {".json", ".yaml", ".md", ".safetensors", ".onnx", ".gz"}  # .gz: JSON Lines
+    assert kinds <= {".json", ".yaml", ".md", ".safetensors", ".onnx", ".gz", ".txt"}  # .gz: JSON Lines
 
 
 @pytest.mark.parametrize(

@@ -199,9 +199,8 @@ def test_evaluate_never_calls_a_mail_unseen_that_the_model_or_another_was_traine
     assert f"has seen {metrics['overall']['mails_seen']} of 200 mails" in done.stderr
 
 
-def read_hashes(bundle: Path) -> set[bytes]:
-    content = (bundle / "seen_mails.bin").read_bytes()
-    return {content[start : start + 8] for start in range(0, len(content), 8)}
+def read_hashes(bundle: Path) -> set[str]:
+    return set((bundle / "seen_mails.txt").read_text(encoding="utf-8").split())
 
 
 def _page(folder: Path) -> str:

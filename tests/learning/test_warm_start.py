@@ -171,7 +171,8 @@ def test_a_new_label_starts_fresh_among_rows_that_stay(
     bundle = Bundle.open(bundle_path)
     text = (bundle_path / "taxonomy.yaml").read_text(encoding="utf-8")
     first = bundle.taxonomy.task("queue").label_ids[0]
-    edited = Taxonomy.parse(re.sub(rf"^( +){first}:", r"\1parking:\n\g<0>", text, count=1, flags=re.MULTILINE))
+    text = re.sub(rf"^( +){first}:", r"\1parking:\n\g<0>", text, count=1, flags=re.MULTILINE)
+    edited = Taxonomy.parse(re.sub(r"^( +)security: (.*)$", r"\g<0>\n\1parking: \2", text, flags=re.MULTILINE))
     assert edited.task("queue").label_ids == ("parking", *bundle.taxonomy.task("queue").label_ids)
     config = tiny_config.model_copy(update={"warm_start": str(bundle_path)})
 
