@@ -1,4 +1,4 @@
-"""V2 over gRPC on the transformer: mails in, answers out, refusals with the right status."""
+"""V2 over gRPC on the transformer: mails in, answers out; refused, logged and counted as over REST."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -20,9 +21,27 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "Quittengelee"
 
 
+class Transformer:
+    """A transformer with gRPC: its stub, its metrics and its log."""
+
+    def __init__(self, stub, rest, log) -> None:
+        self.stub, self.rest, self.log = stub, rest, log
+
+    def requests(self, status):
+        """How many calls were answered with this status."""
+        text = httpx.get(f"http://127.0.0.1:{self.rest}/metrics", trust_env=False).text
+        name = f'mailtriage_requests_total{{route="grpc ModelInfer",status="{status}"}} '
+        return sum(float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
+
+    def lines(self):
+        """The access log's lines about calls."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines())
+        return [line for line in lines if line["logger"] == "serving.access" and line["route"] == "grpc ModelInfer"]
+
+
 @pytest.fixture(scope="module")
-def served(stack, bundle_path, tmp_path_factory):
-    """A transformer with gRPC before the shared stack's predictor: its stub, and its log."""
+def transformer(stack, bundle_path, tmp_path_factory):
+    """Before the shared stack's predictor."""
     log = tmp_path_factory.mktemp("grpc") / "log"
     rest, port = free_port("127.0.0.1"), free_port("127.0.0.1")
     command = [sys.executable, "-m", "serving", "transformer", "--bundle", str(bundle_path), "--max-batch", "40"]
@@ -33,7 +52,7 @@ def served(stack, bundle_path, tmp_path_factory):
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub = GRPCInferenceServiceStub(channel)
                 wait_until_ready(stub)
-                yield stub, log
+                yield Transformer(stub, rest, log)
         finally:
             process.terminate()
 
@@ -49,8 +68,8 @@ def wait_until_ready(stub):
     raise AssertionError("not ready")
 
 
-def request(**columns):
-    given = pb.ModelInferRequest(model_name="mailtriage", id="request-1")
+def request(model="mailtriage", *, call="", **columns):
+    given = pb.ModelInferRequest(model_name=model, id=call)
     for name, values in columns.items():
         tensor = given.inputs.add(name=name, datatype="BYTES", shape=[len(values)])
         tensor.contents.bytes_contents.extend(value.encode() for value in values)
@@ -75,11 +94,11 @@ def columns(answer):
     return found
 
 
-def test_mails_get_the_answers_of_the_rest_route(served, stack):
+def test_mails_get_the_answers_of_the_rest_route(transformer, stack):
     bodies = ["Wo ist meine Dividende?", "Bitte schließen Sie mein Depot: €"]
     expected = stack.predict([{"id": f"m-{number}", "body": body} for number, body in enumerate(bodies)])
 
-    answer = served[0].ModelInfer(request(id=["m-0", "m-1"], body=bodies))
+    answer = transformer.stub.ModelInfer(request(call="request-1", id=["m-0", "m-1"], body=bodies))
 
     found = columns(answer)
     assert answer.id == "request-1"
@@ -90,34 +109,72 @@ def test_mails_get_the_answers_of_the_rest_route(served, stack):
     assert [json.loads(text)["id"] for text in found["prediction"]] == ["m-0", "m-1"]
 
 
-def test_metadata_and_readiness(served, bundle_path):
-    metadata = served[0].ModelMetadata(pb.ModelMetadataRequest(name="mailtriage"))
+def test_metadata_and_readiness(transformer, bundle_path):
+    metadata = transformer.stub.ModelMetadata(pb.ModelMetadataRequest(name="mailtriage"))
 
     assert {"id", "body"} <= {tensor.name for tensor in metadata.inputs}
     assert {"decision", *Bundle.open(bundle_path).taxonomy.task_ids} <= {tensor.name for tensor in metadata.outputs}
-    assert served[0].ModelReady(pb.ModelReadyRequest(name="mailtriage")).ready
+    assert transformer.stub.ModelReady(pb.ModelReadyRequest(name="mailtriage")).ready
+
+
+def test_nobody_can_unload_the_model(transformer):
+    with pytest.raises(grpc.RpcError) as refused:
+        transformer.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="mailtriage"))
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert transformer.stub.ModelReady(pb.ModelReadyRequest(name="mailtriage")).ready
+
+
+def test_a_call_has_a_line_with_its_id_its_client_and_its_mails_and_is_counted(transformer):
+    before = transformer.requests(200)
+    metadata = (("x-request-id", "call-1"), ("x-client-id", "archive"))
+
+    answer, call = transformer.stub.ModelInfer.with_call(request(id=["m-1"], body=[SECRET]), metadata=metadata)
+
+    (line,) = [line for line in transformer.lines() if line["request_id"] == "call-1"]
+    assert (line["client"], line["status"], line["mails"], line["ids"]) == ("archive", 200, 1, ["m-1"])
+    assert {"ms", "model_version", "routed"} <= set(line)
+    assert dict(call.trailing_metadata())["x-request-id"] == answer.id == "call-1"
+    assert transformer.requests(200) == before + 1
+    assert SECRET not in transformer.log.read_text()
+
+
+@pytest.mark.parametrize("given", [(), (("x-request-id", "two words"),), (("x-request-id", "x" * 129),)])
+def test_a_call_without_a_usable_id_gets_one(transformer, given):
+    answer, call = transformer.stub.ModelInfer.with_call(request(id=["m-1"], body=[SECRET]), metadata=given)
+
+    made = dict(call.trailing_metadata())["x-request-id"]
+    assert answer.id == made
+    assert len(made) == 32
+    assert made in [line["request_id"] for line in transformer.lines()]
+
+
+def broken():
+    given = request(id=["1"], body=[SECRET])
+    given.raw_input_contents.append(SECRET.encode())
+    return given
 
 
 @pytest.mark.parametrize(
-    ("given", "status"),
+    ("given", "code", "status", "refused"),
     [
-        (request(id=["1"]), grpc.StatusCode.INVALID_ARGUMENT),
-        (request(id=["1"], body=[SECRET, SECRET]), grpc.StatusCode.INVALID_ARGUMENT),
-        (request(id=["1"] * 41, body=[SECRET] * 41), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (request(id=["1"]), grpc.StatusCode.INVALID_ARGUMENT, 400, "missing_tensor"),
+        (request(id=["1"], body=[SECRET, SECRET]), grpc.StatusCode.INVALID_ARGUMENT, 400, "wrong_shape"),
+        (request(id=["1"] * 41, body=[SECRET] * 41), grpc.StatusCode.RESOURCE_EXHAUSTED, 413, "too_many_mails"),
+        (request(SECRET, id=["1"], body=["Guten Tag"]), grpc.StatusCode.NOT_FOUND, 404, "not_found"),
+        (broken(), grpc.StatusCode.INVALID_ARGUMENT, 400, "wrong_type"),
     ],
 )
-def test_refusals_have_their_status_and_no_text(served, given, status):
-    with pytest.raises(grpc.RpcError) as refused:
-        served[0].ModelInfer(given)
+def test_a_refused_call_is_logged_and_counted_as_over_rest(transformer, given, code, status, refused):
+    before, lines = transformer.requests(status), len(transformer.lines())
 
-    assert refused.value.code() == status
-    assert SECRET not in refused.value.details()
-    assert SECRET not in served[1].read_text()
+    with pytest.raises(grpc.RpcError) as error:
+        transformer.stub.ModelInfer(given)
 
-
-def test_nobody_can_unload_the_model(served):
-    with pytest.raises(grpc.RpcError) as refused:
-        served[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="mailtriage"))
-
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert served[0].ModelReady(pb.ModelReadyRequest(name="mailtriage")).ready
+    assert error.value.code() == code
+    assert transformer.requests(status) == before + 1
+    *_, line = transformer.lines()
+    assert len(transformer.lines()) == lines + 1
+    assert (line["status"], line["refused"]) == (status, refused)
+    assert SECRET not in error.value.details()
+    assert SECRET not in transformer.log.read_text()
